@@ -1,0 +1,54 @@
+"""inhouse: from a raw open-weight model to a private specialist, on hardware its owner already has.
+
+The names below are the public API; each is imported on first use, so that ``import inhouse`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Kernel": "inhouse.kernel",
+    "Run": "inhouse.kernel",
+    "Recipe": "inhouse.recipe",
+    "Bus": "inhouse.bus",
+    "Bundle": "inhouse.bundle",
+    "InhouseError": "inhouse.errors",
+    "hookimpl": "inhouse.hookspecs",
+    "AgentSpec": "inhouse.specs",
+    "EmbedderSpec": "inhouse.specs",
+    "EvaluatorSpec": "inhouse.specs",
+    "ExecutorSpec": "inhouse.specs",
+    "IndexerSpec": "inhouse.specs",
+    "Input": "inhouse.specs",
+    "PackagerSpec": "inhouse.specs",
+    "QuantizerSpec": "inhouse.specs",
+    "RuntimeSpec": "inhouse.specs",
+    "Slot": "inhouse.specs",
+    "SourceSpec": "inhouse.specs",
+    "ToolSpec": "inhouse.specs",
+    "TrainerSpec": "inhouse.specs",
+    "VectorStoreSpec": "inhouse.specs",
+}
+
+__all__ = [*_WHERE, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from inhouse.bundle import Bundle as Bundle
+    from inhouse.bus import Bus as Bus
+    from inhouse.errors import InhouseError as InhouseError
+    from inhouse.hookspecs import hookimpl as hookimpl
+    from inhouse.kernel import Kernel as Kernel
+    from inhouse.kernel import Run as Run
+    from inhouse.recipe import Recipe as Recipe
+    from inhouse.specs import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _WHERE:
+        raise AttributeError(f"module 'inhouse' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

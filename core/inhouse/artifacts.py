@@ -1,0 +1,214 @@
+"""The store: content-addressed, immutable, nothing half there.
+
+<home>/artifacts/<fingerprint>/manifest.json   who made it, of what, and the digest of every file
+                              /model-hf/…      one folder for each product
+<home>/work/<fingerprint>/                     a step that is running, or was killed: checkpoints live here
+<home>/locks/<fingerprint>.lock                one writer for each fingerprint
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from inhouse import codec
+from inhouse.errors import ArtifactError
+from inhouse.protocols import Artifact
+
+MANIFEST = "manifest.json"
+
+
+@frozen
+class FileEntry:
+    """One file of a product: path inside it, bytes, SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@frozen
+class Product:
+    """One artifact of a step. ``digest`` is the SHA-256 over its files' paths and digests."""
+
+    kind: str
+    folder: str
+    digest: str
+    files: tuple[FileEntry, ...]
+
+
+@frozen
+class Manifest:
+    """What a committed step says of itself."""
+
+    fingerprint: str
+    step: str
+    stage: str
+    backend: str
+    plugin: str
+    version: int
+    options: Mapping[str, Any]
+    seed: int
+    parents: tuple[str, ...]
+    products: tuple[Product, ...]
+    seconds: float
+    peak_memory_bytes: int
+    created: float
+    meta: Mapping[str, Any] = field(factory=dict)
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of what decides a step's output."""
+    return hashlib.sha256(codec.dumps(dict(parts)).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tree_digest(path: Path) -> str:
+    """SHA-256 over a file, or over the relative paths and contents of a folder's files."""
+    if path.is_file():
+        return file_digest(path)
+    lines = [f"{file_digest(each)}  {each.relative_to(path).as_posix()}" for each in _files(path)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes aside, fsyncs, renames: the file is either the old one or the whole new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes renames inside ``path`` durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(folder: Path) -> list[Path]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise ArtifactError("is a symbolic link; artifacts hold files only", where=str(path))
+        if path.is_file():
+            found.append(path)
+    return found
+
+
+def _entry(path: Path, root: Path) -> FileEntry:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return FileEntry(path.relative_to(root).as_posix(), path.stat().st_size, file_digest(path))
+
+
+class Store:
+    """Artifacts of finished steps by fingerprint, under ``home``."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.absolute()
+
+    def find(self, key: str) -> Manifest | None:
+        """The manifest of a committed step; None when there is none or its files are not all there."""
+        folder = self.home / "artifacts" / key
+        try:
+            manifest = codec.loads((folder / MANIFEST).read_bytes(), Manifest, where=str(folder / MANIFEST))
+        except (FileNotFoundError, ArtifactError):
+            return None
+        for product in manifest.products:
+            for entry in product.files:
+                path = folder / product.folder / entry.path
+                if not path.is_file() or path.stat().st_size != entry.size:
+                    return None
+        return manifest
+
+    def artifacts(self, manifest: Manifest) -> tuple[Artifact, ...]:
+        """The products of a step, in the order its spec produces them."""
+        folder = self.home / "artifacts" / manifest.fingerprint
+        return tuple(
+            Artifact(p.kind, folder / p.folder, p.digest, manifest.step, manifest.stage, manifest.meta)
+            for p in manifest.products
+        )
+
+    def all(self) -> list[Manifest]:
+        """Every committed step, oldest first."""
+        root = self.home / "artifacts"
+        keys = [each.name for each in root.iterdir()] if root.is_dir() else []
+        found = [manifest for key in keys if (manifest := self.find(key))]
+        return sorted(found, key=lambda each: each.created)
+
+    def verify(self, manifest: Manifest) -> list[str]:
+        """Files whose bytes are no longer those that were committed."""
+        folder = self.home / "artifacts" / manifest.fingerprint
+        return [
+            f"{product.folder}/{entry.path}"
+            for product in manifest.products
+            for entry in product.files
+            if file_digest(folder / product.folder / entry.path) != entry.sha256
+        ]
+
+    def resumable(self, key: str) -> bool:
+        """Whether a killed step left a checkpoint."""
+        folder = self.home / "work" / key / "checkpoints"
+        return folder.is_dir() and any(folder.iterdir())
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Waits until no other run is making the same step."""
+        folder = self.home / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{key}.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def begin(self, key: str, kinds: Sequence[str]) -> tuple[dict[str, Path], Path]:
+        """Empty output folders by kind, and the checkpoint folder as the last try left it."""
+        work = self.home / "work" / key
+        shutil.rmtree(work / "output", ignore_errors=True)
+        outputs = {kind: work / "output" / kind.replace("/", "-") for kind in kinds}
+        for folder in outputs.values():
+            folder.mkdir(parents=True)
+        checkpoints = work / "checkpoints"
+        checkpoints.mkdir(exist_ok=True)
+        return outputs, checkpoints
+
+    def commit(self, unsealed: Manifest, outputs: Mapping[str, Path]) -> Manifest:
+        """Digests and fsyncs the outputs, writes the manifest last, renames the whole into place."""
+        products = []
+        for kind, folder in outputs.items():
+            files = tuple(_entry(path, folder) for path in _files(folder))
+            if not files:
+                raise ArtifactError(f"step wrote nothing for {kind}", where=unsealed.step, plugin=unsealed.plugin)
+            lines = "\n".join(f"{each.sha256}  {each.path}" for each in files)
+            digest = hashlib.sha256(lines.encode()).hexdigest()
+            products.append(Product(kind, folder.name, digest, files))
+        manifest = evolve(unsealed, products=tuple(products), created=time.time())
+        work = self.home / "work" / unsealed.fingerprint
+        write_text(work / "output" / MANIFEST, codec.dumps(manifest, indent=1))
+        final = self.home / "artifacts" / unsealed.fingerprint
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():  # damaged: find() refused it
+            shutil.rmtree(final)
+        (work / "output").rename(final)
+        sync_folder(final.parent)
+        shutil.rmtree(work, ignore_errors=True)
+        return manifest

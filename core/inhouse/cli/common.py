@@ -1,0 +1,72 @@
+"""What commands share: options, JSON, tables."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+import structlog
+
+from inhouse import codec
+from inhouse.kernel import Kernel
+from inhouse.recipe import Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+set_option = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Lay a value over the recipe, e.g. finetune.lora.rank=8."
+)
+home_option = click.option("--home", type=click.Path(), help="Where artifacts and runs lie (INHOUSE_HOME, ./.inhouse).")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show log lines.")
+
+
+def open_kernel(home: str | None, *, verbose: bool = False) -> Kernel:
+    """The kernel, with log lines on standard error only when asked for."""
+    level = logging.INFO if verbose else logging.ERROR
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S"),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    return Kernel(home)
+
+
+def load_recipe(path: str, sets: Sequence[str]) -> Recipe:
+    """The recipe; seals the process off the network unless the recipe says otherwise."""
+    recipe = Recipe.load(path, set=sets)
+    if not recipe.run.network:
+        from inhouse.sealed import seal
+
+        seal()
+    return recipe
+
+
+def emit(value: Any) -> None:
+    """JSON on standard output."""
+    click.echo(codec.dumps(value, indent=2))
+
+
+def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> None:
+    """A plain aligned table on standard output."""
+    texts = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
+    for row in texts:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def human_bytes(count: float) -> str:
+    """``105.4 MB``: decimal units, as disks and downloads are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

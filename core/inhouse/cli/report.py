@@ -1,0 +1,61 @@
+"""``inhouse report``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from inhouse import runs
+from inhouse.cli.common import emit, home_option, human_bytes, json_option, open_kernel, table
+
+
+@click.command()
+@click.option("--run", "key", help="A run's id; the last run by default.")
+@home_option
+@json_option
+def command(key: str | None, home: str | None, as_json: bool) -> None:
+    """Show what the last run made and measured."""
+    kernel = open_kernel(home)
+    report = dict(runs.report(runs.load_record(runs.last_run(kernel.home, key))))
+    if as_json:
+        emit(report)
+        return
+    table(
+        [
+            (s["name"], s["backend"], f"{s['made_seconds']:.1f} s", "cached" if s["cached"] else "ran")
+            for s in report["steps"]
+        ],
+        ("step", "backend", "took", "this run"),
+    )
+    if report.get("tasks"):
+        click.echo()
+        table(_models(report), ("model", "type", "solved", "interval", "loss", "file", "memory", "tok/s", "runtime"))
+    click.echo(f"\npeak memory: {human_bytes(report['peak_memory_bytes'])}")
+    if report["error"]:
+        click.echo(f"failed: {report['error']}")
+    if report["bundle"]:
+        click.echo(f"bundle: {report['bundle']}")
+        click.echo(f"page:   {Path(report['bundle']) / 'report.html'}")
+
+
+def _models(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    tasks = report["tasks"]
+    named = [(name, tasks[name]) for name in ("base", "tuned", "quantized") if tasks.get(name)]
+    return [_row(name, each) for name, each in [*named, *tasks.get("others", {}).items()]]
+
+
+def _row(name: str, each: dict[str, Any]) -> tuple[str, ...]:
+    bits = f" ({each['bits_per_weight']:.2f} bit)" if each.get("bits_per_weight") else ""
+    return (
+        name,
+        f"{each.get('type') or ''}{bits}",
+        f"{each['solved']}/{each['total']} = {each['solved'] / each['total']:.0%}",
+        f"{each['low']:.0%} to {each['high']:.0%}",
+        f"{each['loss']:.3f}" if each.get("loss") is not None else "",
+        human_bytes(each["bytes"]),
+        human_bytes(each["memory"]),
+        f"{each['tokens_per_second']:.1f}",
+        each["runtime"],
+    )

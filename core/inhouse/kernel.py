@@ -1,0 +1,281 @@
+"""Runs a plan: look a step up in the store, or do its work and commit. The command line is thin over this."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import structlog
+from attrs import evolve, frozen
+
+from inhouse import options as opt
+from inhouse import runs
+from inhouse.artifacts import Manifest, Store
+from inhouse.bus import Bus
+from inhouse.codec import EventCodec
+from inhouse.errors import InhouseError, Interrupted, PluginError, StepError
+from inhouse.events import (
+    CORE_EVENTS,
+    ArtifactCommitted,
+    Event,
+    PluginFailed,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+)
+from inhouse.memory import PeakMemory
+from inhouse.plan import Plan, PlannedStep, Planner, bind, cached, check_disk, disk_needed, gather, key_of
+from inhouse.plugins import Registry
+from inhouse.protocols import Artifact, StepTime
+from inhouse.recipe import Recipe, unknown
+from inhouse.services import LiveServices
+from inhouse.step import RunningStep
+
+log = structlog.get_logger(__name__)
+HOME = ".inhouse"
+METHODS = {
+    "source": "produce",
+    "trainer": "train",
+    "quantizer": "quantize",
+    "indexer": "index",
+    "evaluator": "evaluate",
+    "packager": "package",
+}
+"""The method of a stage backend that does its work."""
+
+
+@frozen
+class Run:
+    """What a run made: its record, and the products by (step, kind)."""
+
+    record: runs.RunRecord
+    products: dict[tuple[str, str], Artifact]
+
+    def __getitem__(self, step: str) -> Artifact:
+        """The first product of a step."""
+        return next(artifact for (name, _), artifact in self.products.items() if name == step)
+
+
+class Kernel:
+    """Plugins, store and runs under one home (``INHOUSE_HOME``, else ``./.inhouse``)."""
+
+    def __init__(self, home: str | Path | None = None, *, registry: Registry | None = None) -> None:
+        self.home = Path(home or os.environ.get("INHOUSE_HOME") or HOME).absolute()
+        self.store = Store(self.home)
+        if registry is not None:
+            self.__dict__["registry"] = registry
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The installed plugins, found on first use."""
+        return Registry()
+
+    @cached_property
+    def codec(self) -> EventCodec:
+        """Events of the core and of plugins as JSON."""
+        return EventCodec([*CORE_EVENTS, *self.registry.event_types()])
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """Checked steps in order. Raises ``RecipeError``, ``ResourceError`` or ``PluginError``."""
+        return Planner(recipe, self.registry).plan()
+
+    def cached(self, plan: Plan) -> dict[str, Manifest]:
+        """Steps of a plan whose result is in the store."""
+        return cached(plan, self.store)
+
+    def run(
+        self,
+        recipe: Recipe,
+        *,
+        until: str | None = None,
+        terminal: bool = False,
+        cancel: threading.Event | None = None,
+        bus: Bus | None = None,
+    ) -> Run:
+        """Runs a recipe (to the step ``until``), skipping what is in the store.
+
+        Events go to subscribers of installed plugins and to ``bus`` if one is given, and to the run's
+        journal. Raises typed errors; the run's record says how it ended in any case.
+        """
+        plan = self.plan(recipe)
+        if until:
+            names = [step.name for step in plan.steps]
+            if until not in names:
+                raise unknown("step", until, names, "--until")
+            plan = evolve(plan, steps=plan.steps[: names.index(until) + 1])
+        done = self.cached(plan)
+        check_disk(disk_needed(plan, done), self.home)
+        with runs.open_run(self.home, recipe, self.codec, bus) as opened:
+            self._subscribe(opened.bus, terminal)
+            return _RunInProgress(self, plan, opened, cancel or threading.Event()).run()
+
+    def _subscribe(self, bus: Bus, terminal: bool) -> None:
+        self.registry.call("inhouse_subscribers", bus=bus, terminal=terminal)
+        for failure in self.registry.failures:
+            bus.publish(PluginFailed(f"{failure.distribution} {failure.version}", failure.reason))
+
+
+class _RunInProgress:
+    """One pass over the steps of a plan."""
+
+    def __init__(self, kernel: Kernel, plan: Plan, opened: runs.OpenRun, cancel: threading.Event) -> None:
+        self.kernel = kernel
+        self.plan = plan
+        self.recipe = plan.recipe
+        self.opened = opened
+        self.cancel = cancel
+        self.products: dict[tuple[str, str], Artifact] = {}
+        self.history: list[StepTime] = []
+        executor = kernel.registry.get("executor", plan.recipe.run.executor, where="run.executor")
+        self.executor = executor.load()(executor.spec.options())
+
+    def run(self) -> Run:
+        started = time.perf_counter()
+        self.publish(RunStarted(self.recipe.name, tuple(step.name for step in self.plan.steps)))
+        try:
+            with LiveServices(self.plan.answering) as services:
+                for position, step in enumerate(self.plan.steps, 1):
+                    self._step(step, position, services)
+            bundle = self._deploy()
+        except BaseException as error:
+            message = str(error) or type(error).__name__
+            self.opened.finish(self.history, time.perf_counter() - started, error=message)
+            self.publish(RunFailed(self.recipe.name, message))
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted("stopped; finished steps are kept", hint="run the same command again") from error
+            raise
+        seconds = time.perf_counter() - started
+        report = next((a.path for (_, kind), a in self.products.items() if kind == "report"), None)
+        record = self.opened.finish(self.history, seconds, bundle=bundle, report=report)
+        self.publish(RunFinished(self.recipe.name, seconds, record.peak_memory_bytes, str(bundle) if bundle else None))
+        return Run(record, self.products)
+
+    def publish(self, event: Event) -> None:
+        self.opened.bus.publish(event)
+
+    def _step(self, step: PlannedStep, position: int, services: LiveServices) -> None:
+        inputs = gather(step, self.products)
+        if inputs is None:  # the plan joined them; a step that did not make what its spec says
+            raise PluginError(f"an input of step {step.name} was not made", plugin=step.chosen.backend.label)
+        store, key = self.kernel.store, key_of(step, inputs, self.recipe)
+        started = time.perf_counter()
+        manifest = store.find(key)
+        hit = manifest is not None
+        if manifest is None:
+            with store.lock(key):
+                manifest = store.find(key) or self._work(step, key, inputs, position, services)
+        name, seconds = step.chosen.backend.spec.name, time.perf_counter() - started
+        peak = manifest.peak_memory_bytes
+        self.history.append(StepTime(step.name, step.stage, name, seconds, hit, manifest.seconds, peak))
+        self.products |= bind(step, store.artifacts(manifest))
+        self.publish(StepFinished(step.name, step.stage, name, seconds, hit, peak, manifest.meta))
+
+    def _work(
+        self,
+        step: PlannedStep,
+        key: str,
+        inputs: Sequence[Artifact | list[Artifact] | None],
+        position: int,
+        services: LiveServices,
+    ) -> Manifest:
+        store, backend = self.kernel.store, step.chosen.backend
+        resumed = store.resumable(key)
+        outputs, checkpoints = store.begin(key, step.produces)
+        running = RunningStep(
+            step,
+            self.opened.bus,
+            services,
+            seed=self.recipe.seed,
+            target=self.recipe.target,
+            outputs=outputs,
+            checkpoints=checkpoints,
+            history=tuple(self.history),
+            cancel=self.cancel,
+        )
+        self.publish(StepStarted(step.name, step.stage, backend.spec.name, position, len(self.plan.steps), resumed))
+        started = time.perf_counter()
+        with PeakMemory() as peak:
+            self._execute(step, running, inputs)
+        unsealed = Manifest(
+            fingerprint=key,
+            step=step.name,
+            stage=step.stage,
+            backend=backend.spec.name,
+            plugin=f"{backend.distribution} {backend.version}",
+            version=backend.spec.version,
+            options=opt.plain(step.chosen.options),
+            seed=self.recipe.seed,
+            parents=tuple(_parents(inputs)),
+            products=(),
+            seconds=time.perf_counter() - started,
+            peak_memory_bytes=peak.bytes,
+            created=0.0,
+            meta=running.facts,
+        )
+        manifest = store.commit(unsealed, outputs)
+        for product, artifact in zip(manifest.products, store.artifacts(manifest), strict=True):
+            size = sum(each.size for each in product.files)
+            self.publish(ArtifactCommitted(step.name, product.kind, str(artifact.path), product.digest, size))
+        return manifest
+
+    def _execute(self, step: PlannedStep, running: RunningStep, inputs: Sequence[Any]) -> None:
+        backend = step.chosen.backend
+        try:
+            method = getattr(step.chosen.make(), METHODS[step.stage])
+            with self.kernel.registry.wrapped("inhouse_step", step=running):
+                self.executor.execute(lambda: method(running, *inputs))
+        except (InhouseError, KeyboardInterrupt) as error:
+            if isinstance(error, InhouseError) and error.plugin is None and not isinstance(error, Interrupted):
+                error.plugin = backend.label
+            self.publish(StepFailed(step.name, step.stage, backend.spec.name, str(error)))
+            raise
+        except Exception as error:
+            trace = self.opened.folder / f"{step.name}.traceback.txt"
+            trace.write_text(traceback.format_exc(), encoding="utf-8")
+            failed = StepError(
+                f"step {step.name} failed: {type(error).__name__}: {error}",
+                where=str(trace),
+                plugin=backend.label,
+                hint="run the same command again to go on; report the file above to the plugin's authors",
+            )
+            self.publish(StepFailed(step.name, step.stage, backend.spec.name, str(failed)))
+            raise failed from error
+
+    def _deploy(self) -> Path | None:
+        """Copies the bundle out of the store, where its owner may use and change it."""
+        made = next((a for (_, kind), a in self.products.items() if kind == "bundle"), None)
+        if made is None:
+            return None
+        final = self.kernel.home / "bundles" / self.recipe.name
+        mark = final.with_name(f".{self.recipe.name}.digest")
+        if final.is_dir() and mark.is_file() and mark.read_text() == made.digest:
+            return final
+        aside, old = final.with_name(f".{self.recipe.name}.new"), final.with_name(f".{self.recipe.name}.old")
+        for folder in (aside, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(made.path, aside)
+        if final.exists():
+            final.rename(old)
+        aside.rename(final)
+        mark.write_text(made.digest)
+        shutil.rmtree(old, ignore_errors=True)
+        return final
+
+
+def _parents(inputs: Sequence[Artifact | list[Artifact] | None]) -> list[str]:
+    found = []
+    for each in inputs:
+        for artifact in each if isinstance(each, list) else [each]:
+            if artifact:
+                found.append(f"{artifact.step}:{artifact.kind}:{artifact.digest}")
+    return found

@@ -1,0 +1,329 @@
+"""From recipe, registry and store to ordered steps, checked before any work."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from inhouse import options as opt
+from inhouse.artifacts import Manifest, Store, fingerprint
+from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
+from inhouse.plugins import Backend, Registry
+from inhouse.protocols import Artifact, Target
+from inhouse.recipe import Recipe, Section, StepSection, unknown
+from inhouse.specs import Input, Slot
+
+SPARE_DISK = 200 << 20
+"""Bytes left free beside what a plan needs."""
+
+
+@frozen
+class Chosen:
+    """A backend with its options, as a recipe (or a bundle) chose it."""
+
+    backend: Backend
+    options: Any
+    slots: Mapping[str, "Chosen"] = field(factory=dict)
+
+    def make(self, *arguments: Any) -> Any:
+        """An instance. Raises typed errors as they are, anything else as ``PluginError``."""
+        made = self.backend.load()
+        try:
+            return made(self.options, *arguments)
+        except InhouseError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"{made.__name__} cannot be made: {type(error).__name__}: {error}", plugin=self.backend.label
+            ) from error
+
+    def counting(self) -> dict[str, Any]:
+        """What of the choice decides output bytes."""
+        return {
+            "backend": f"{self.backend.distribution}:{self.backend.spec.name}",
+            "version": self.backend.spec.version,
+            "options": opt.counting(self.options),
+            "slots": {name: each.counting() for name, each in self.slots.items()},
+        }
+
+
+@frozen
+class PlannedStep:
+    """One step; ``inputs`` are (step name, kind) for each input, in the order the backend consumes them."""
+
+    name: str
+    stage: str
+    chosen: Chosen
+    inputs: tuple[tuple[tuple[str, str], ...] | None, ...]
+    produces: tuple[str, ...]
+    uses: tuple[Chosen, ...] = ()
+
+
+@frozen
+class Plan:
+    """Checked steps in order, and the answering side (runtimes by kind, agent, tools, knowledge)."""
+
+    recipe: Recipe
+    steps: tuple[PlannedStep, ...]
+    answering: "Answering"
+
+
+@frozen
+class Answering:
+    """What answers: chosen backends, not yet made."""
+
+    runtimes: Mapping[str, Chosen]
+    agent: Chosen | None
+    tools: Mapping[str, Chosen]
+    knowledge: Chosen | None
+    target: Target
+
+
+class Planner:
+    """Resolves names and options, joins steps by kind, probes what can be probed."""
+
+    def __init__(self, recipe: Recipe, registry: Registry) -> None:
+        self.recipe = recipe
+        self.registry = registry
+
+    def plan(self) -> Plan:
+        """The plan. Raises ``RecipeError``, ``ResourceError`` or ``PluginError`` for what does not fit."""
+        chosen = {step.name: self.choose(step.stage, step.section, kind_path=step.name) for step in self.recipe.steps}
+        answering = self._answering(chosen)
+        steps: list[PlannedStep] = []
+        for section in self.recipe.steps:
+            steps.append(self._join(section, chosen[section.name], steps, answering))
+        self._probe(steps)
+        return Plan(self.recipe, tuple(steps), answering)
+
+    def where(self, key: str) -> str:
+        """``file:line: key`` of a recipe key, of its table when the key itself is not set."""
+        at = key
+        while at and at not in self.recipe.origins:
+            at = at.rpartition(".")[0]
+        return f"{self.recipe.origins.get(at, self.recipe.path)}: {key}"
+
+    def choose(self, kind: str, section: Section, *, kind_path: str = "") -> Chosen:
+        """The backend of a section with its options and the services in its slots."""
+        backend = self.registry.get(kind, section.use, where=self.where(f"{section.path}.use"))
+        slots = {slot.name: slot for slot in backend.spec.slots}
+        words = {"tools"} if kind == "agent" else set()
+        for word in section.words:
+            if word not in slots and word not in words:
+                raise unknown("key", word, {*slots, *words, "use"}, self.where(f"{section.path}.{word}"))
+        return Chosen(
+            backend,
+            self._options(backend, section),
+            {name: self._slot(slot, section) for name, slot in slots.items()},
+        )
+
+    def _options(self, backend: Backend, section: Section) -> Any:
+        name = backend.spec.name
+        flat = section.path.startswith("tools.")
+        return opt.build(
+            backend.spec.options,
+            section.tables.get(name, {}),
+            folder=self.recipe.folder,
+            path=section.path if flat else f"{section.path}.{name}",
+            where=self.where,
+        )
+
+    def _slot(self, slot: Slot, section: Section) -> Chosen:
+        use = section.words.get(slot.name, slot.default)
+        where = self.where(f"{section.path}.{slot.name}")
+        if not isinstance(use, str):
+            raise RecipeError(f"names no {slot.kind}", where=where, hint=f'{slot.name} = "…"')
+        backend = self.registry.get(slot.kind, use, where=where)
+        return Chosen(backend, self._options(backend, section))
+
+    def _answering(self, chosen: Mapping[str, Chosen]) -> Answering:
+        indexer = next((chosen[s.name] for s in self.recipe.steps if s.stage == "indexer"), None)
+        agent, tools = None, {}
+        if self.recipe.agent:
+            agent = self.choose("agent", self.recipe.agent)
+            named = self.recipe.agent.words.get("tools", [])
+            if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+                raise RecipeError("is no list of names", where=self.where("agent.tools"))
+            for name in named:
+                section = self.recipe.tools.get(name) or Section(f"tools.{name}", name)
+                tools[name] = self.choose("tool", section)
+        for name in self.recipe.tools:
+            if name not in tools:
+                raise RecipeError("no agent uses this tool", where=self.where(f"tools.{name}"), hint="agent.tools")
+        return Answering(self._runtimes(chosen), agent, tools, indexer, self.recipe.target)
+
+    def _runtimes(self, chosen: Mapping[str, Chosen]) -> dict[str, Chosen]:
+        """The runtime for each kind of model in the plan: the recipe's where it fits, else the only one."""
+        kinds = {k for each in chosen.values() for k in each.backend.spec.produces if k.startswith("model/")}
+        preferred = self.choose("runtime", self.recipe.runtime) if self.recipe.runtime else None
+        found: dict[str, Chosen] = {}
+        for kind in kinds:
+            if preferred and any(each.accepts(kind) for each in preferred.backend.spec.consumes):
+                found[kind] = preferred
+                continue
+            fitting = [
+                each for each in self.registry.all("runtime") if any(i.accepts(kind) for i in each.spec.consumes)
+            ]
+            if len(fitting) > 1:
+                names = " or ".join(f'"{each.spec.name}"' for each in fitting)
+                raise RecipeError(f"several runtimes open {kind}", where=self.where("runtime"), hint=f"use = {names}")
+            if fitting:
+                section = self.recipe.runtime or Section("runtime", fitting[0].spec.name)
+                found[kind] = Chosen(fitting[0], self._options(fitting[0], section))
+        return found
+
+    def _join(
+        self, section: StepSection, chosen: Chosen, before: list[PlannedStep], answering: Answering
+    ) -> PlannedStep:
+        inputs = tuple(self._input(section, each, before) for each in chosen.backend.spec.consumes)
+        uses: tuple[Chosen, ...] = ()
+        if section.stage in ("evaluator", "packager"):
+            kinds = {kind for group in inputs if group for _, kind in group}
+            runtimes = [answering.runtimes[kind] for kind in sorted(kinds) if kind in answering.runtimes]
+            choices = (answering.agent, answering.knowledge, *answering.tools.values(), *runtimes)
+            uses = tuple(each for each in choices if each is not None)
+            self._runnable(section, inputs, answering)
+        return PlannedStep(section.name, section.stage, chosen, inputs, chosen.backend.spec.produces, uses)
+
+    def _input(
+        self, section: StepSection, wanted: Input, before: list[PlannedStep]
+    ) -> tuple[tuple[str, str], ...] | None:
+        made = [(step.name, kind) for step in before for kind in step.produces if wanted.accepts(kind)]
+        if not made:
+            if wanted.optional:
+                return None
+            have = sorted({kind for step in before for kind in step.produces})
+            made_so_far = ", ".join(have) or "nothing"
+            raise RecipeError(
+                f"step {section.name!r} needs {wanted.kind}; the steps before it make {made_so_far}",
+                where=self.where(section.section.path),
+            )
+        if wanted.take == "all":
+            return tuple(made)
+        return (made[0] if wanted.take == "first" else made[-1],)
+
+    def _runnable(self, section: StepSection, inputs: tuple[Any, ...], answering: Answering) -> None:
+        for _, kind in [each for group in inputs if group for each in group]:
+            if kind.startswith("model/") and kind not in answering.runtimes and section.stage == "evaluator":
+                raise RecipeError(
+                    f"no installed runtime opens {kind}",
+                    where=self.where(section.section.path),
+                    hint="inhouse plugins  (lists the runtimes and the kinds they open)",
+                )
+
+    def _probe(self, steps: list[PlannedStep]) -> None:
+        for step in steps:
+            for each in (step.chosen, *step.chosen.slots.values()):
+                probe = getattr(each.make() if hasattr(each.backend.load(), "probe") else None, "probe", None)
+                reason = probe() if probe else None
+                if reason:
+                    raise ResourceError(str(reason), where=self.where(f"{step.name}.use"), plugin=each.backend.label)
+            context = _said(step.chosen, "context") if step.stage == "source" else 0
+            if 0 < context < self.recipe.target.context:
+                raise RecipeError(
+                    f"context {self.recipe.target.context} is longer than the model's {context}",
+                    where=self.where("target.context"),
+                    hint=f"--set target.context={context}",
+                )
+
+
+def key_of(step: PlannedStep, inputs: list[Artifact | list[Artifact] | None], recipe: Recipe) -> str:
+    """The step's fingerprint: stage, backend, version, options, inputs by digest, seed, and for stages that
+    answer or say so the target and the answering side."""
+    parts: dict[str, Any] = {
+        "stage": step.stage,
+        "chosen": step.chosen.counting(),
+        "produces": list(step.produces),
+        "inputs": [_digests(each) for each in inputs],
+        "seed": recipe.seed,
+    }
+    if step.uses:
+        parts["uses"] = [each.counting() for each in step.uses]
+    if step.uses or step.chosen.backend.spec.target:
+        parts["target"] = [recipe.target.memory, recipe.target.context]
+    return fingerprint(parts)
+
+
+def _digests(value: Artifact | list[Artifact] | None) -> Any:
+    if isinstance(value, list):
+        return [f"{each.step}:{each.kind}:{each.digest}" for each in value]
+    return f"{value.kind}:{value.digest}" if value else None
+
+
+def cached(plan: Plan, store: Store) -> dict[str, Manifest]:
+    """Steps whose result is in the store, as far as that can be known without running any."""
+    found: dict[str, Manifest] = {}
+    products: dict[tuple[str, str], Artifact] = {}
+    for step in plan.steps:
+        inputs = gather(step, products)
+        if inputs is None:
+            continue
+        manifest = store.find(key_of(step, inputs, plan.recipe))
+        if manifest:
+            found[step.name] = manifest
+            products |= bind(step, store.artifacts(manifest))
+    return found
+
+
+def gather(
+    step: PlannedStep, products: Mapping[tuple[str, str], Artifact]
+) -> list[Artifact | list[Artifact] | None] | None:
+    """The step's inputs from what was made so far; None when one is not there yet."""
+    gathered: list[Artifact | list[Artifact] | None] = []
+    for wanted, names in zip(step.chosen.backend.spec.consumes, step.inputs, strict=True):
+        if names is None:
+            gathered.append(None)
+            continue
+        if any(name not in products for name in names):
+            return None
+        made = [products[name] for name in names]
+        gathered.append(made if wanted.take == "all" else made[0])
+    return gathered
+
+
+def bind(step: PlannedStep, made: tuple[Artifact, ...]) -> dict[tuple[str, str], Artifact]:
+    """Products by (step, kind), named after the step of this plan."""
+    return {(step.name, each.kind): evolve(each, step=step.name, stage=step.stage) for each in made}
+
+
+_GROWTH = {"source": 1.0, "trainer": 6.0, "quantizer": 2.0, "indexer": 4.0, "evaluator": 0.1, "packager": 1.5}
+"""Bytes a step writes (checkpoints and scratch included) for each byte of what it takes, where the backend
+does not say better: a trainer keeps masters, two moments and the result; a quantizer a 16-bit copy."""
+
+
+def disk_needed(plan: Plan, done: Mapping[str, Manifest]) -> int:
+    """Bytes that the steps which are not cached will write. Sources say theirs (``describe()["bytes"]``)."""
+    made: dict[str, float] = {}
+    needed = 0.0
+    for step in plan.steps:
+        if step.name in done:
+            made[step.name] = sum(f.size for p in done[step.name].products for f in p.files)
+            continue
+        taken = sum(made[name] for name in {name for group in step.inputs if group for name, _ in group})
+        written = _said(step.chosen, "bytes") if step.stage == "source" else taken * _GROWTH[step.stage]
+        made[step.name] = written / (3 if step.stage == "trainer" else 1)
+        needed += written
+    return int(needed)
+
+
+def check_disk(needed: int, home: Path) -> None:
+    """Raises ``ResourceError`` when the store's disk has less than ``needed`` bytes and a reserve."""
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
+    if free < needed + SPARE_DISK:
+        raise ResourceError(
+            f"the plan needs {(needed + SPARE_DISK) / 1e9:.1f} GB on disk and {free / 1e9:.1f} GB are free",
+            where=str(home),
+            hint="free some space, or put the store elsewhere: INHOUSE_HOME=/big/disk/inhouse",
+        )
+
+
+def _said(chosen: Chosen, fact: str) -> int:
+    """What a source knows of its product before any work; 0 when it does not say."""
+    if not hasattr(chosen.backend.load(), "describe"):
+        return 0
+    return int(chosen.make().describe().get(fact, 0))

@@ -1,0 +1,192 @@
+"""What a plugin declares: one frozen record per backend, which imports nothing until a recipe names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+from attrs import field, frozen, validators
+
+API_VERSION = 1
+"""The plugin interface of this core; a spec with another major number is reported and left out."""
+
+Take = Literal["latest", "first", "all"]
+
+
+@frozen
+class NoOptions:
+    """The options of a backend that has none."""
+
+
+@frozen
+class Input:
+    """One artifact a step takes, passed by position in the order of ``consumes``.
+
+    ``kind`` may end in ``*`` (``model/*``). Of several producers ahead of the step, ``take`` picks the
+    latest, the first, or all of them (then the argument is a list). ``optional`` passes ``None`` if none.
+    """
+
+    kind: str
+    take: Take = "latest"
+    optional: bool = False
+
+    def accepts(self, kind: str) -> bool:
+        """Whether an artifact of ``kind`` fits this input."""
+        return kind == self.kind or (self.kind.endswith("*") and kind.startswith(self.kind[:-1]))
+
+
+@frozen
+class Slot:
+    """A service that a backend is given by name: ``vector_store = "hnswlib"`` beside ``use``.
+
+    ``kind`` is a service kind (``vector_store``, ``embedder`` …); ``default`` is the backend used when
+    the recipe names none; without a default the recipe has to.
+    """
+
+    name: str
+    kind: str
+    default: str | None = None
+
+
+def _inputs(value: str | Input | Iterable[str | Input]) -> tuple[Input, ...]:
+    many = [value] if isinstance(value, (str, Input)) else list(value)
+    return tuple(Input(item) if isinstance(item, str) else item for item in many)
+
+
+def _kinds(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+@frozen(kw_only=True)
+class Spec:
+    """A backend: its name in recipes, and how to get and check it.
+
+    ``factory`` is an import path ``package.module:Class``, imported on first use and called with an
+    instance of ``options``. ``options`` is an attrs class: its fields are the recipe table, the ``--set``
+    keys and the reference docs. Field metadata: ``help`` (one line), ``counts`` (``False`` keeps the
+    field out of the fingerprint). Fields typed ``Path`` are taken relative to the recipe, and their
+    contents, not their names, count in the fingerprint. Bump ``version`` when output bytes change.
+    ``target`` says that the output depends on the recipe's ``[target]`` table.
+    """
+
+    kind: ClassVar[str] = ""
+    is_stage: ClassVar[bool] = False
+
+    name: str = field(validator=validators.matches_re(r"[a-z0-9][a-z0-9_-]*"))
+    summary: str
+    factory: str = field(validator=validators.matches_re(r"[\w.]+:\w+"))
+    options: type[Any] = NoOptions
+    consumes: tuple[Input, ...] = field(default=(), converter=_inputs)
+    produces: tuple[str, ...] = field(default=(), converter=_kinds)
+    slots: tuple[Slot, ...] = field(default=(), converter=tuple)
+    features: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    version: int = 1
+    api: int = API_VERSION
+    target: bool = False
+
+
+@frozen(kw_only=True)
+class SourceSpec(Spec):
+    """Brings something in: a base model, training data, documents. See :class:`~inhouse.protocols.Source`."""
+
+    kind = "source"
+    is_stage = True
+
+
+@frozen(kw_only=True)
+class TrainerSpec(Spec):
+    """Changes weights. See :class:`~inhouse.protocols.Trainer`."""
+
+    kind = "trainer"
+    is_stage = True
+
+
+@frozen(kw_only=True)
+class QuantizerSpec(Spec):
+    """Makes a model smaller. See :class:`~inhouse.protocols.Quantizer`."""
+
+    kind = "quantizer"
+    is_stage = True
+
+
+@frozen(kw_only=True)
+class IndexerSpec(Spec):
+    """Makes documents searchable. See :class:`~inhouse.protocols.Indexer`."""
+
+    kind = "indexer"
+    is_stage = True
+
+
+@frozen(kw_only=True)
+class EvaluatorSpec(Spec):
+    """Measures what was made. See :class:`~inhouse.protocols.Evaluator`."""
+
+    kind = "evaluator"
+    is_stage = True
+
+
+@frozen(kw_only=True)
+class PackagerSpec(Spec):
+    """Puts together what gets deployed. See :class:`~inhouse.protocols.Packager`."""
+
+    kind = "packager"
+    is_stage = True
+
+
+@frozen(kw_only=True)
+class RuntimeSpec(Spec):
+    """Runs a model: ``consumes`` names the kinds it opens. See :class:`~inhouse.protocols.Runtime`."""
+
+    kind = "runtime"
+
+
+@frozen(kw_only=True)
+class EmbedderSpec(Spec):
+    """Turns text into vectors. See :class:`~inhouse.protocols.Embedder`."""
+
+    kind = "embedder"
+
+
+@frozen(kw_only=True)
+class VectorStoreSpec(Spec):
+    """Finds near vectors. See :class:`~inhouse.protocols.VectorStore`."""
+
+    kind = "vector_store"
+
+
+@frozen(kw_only=True)
+class ToolSpec(Spec):
+    """Something an agent can call. See :class:`~inhouse.protocols.Tool`."""
+
+    kind = "tool"
+
+
+@frozen(kw_only=True)
+class AgentSpec(Spec):
+    """Turns a question into an answer. See :class:`~inhouse.protocols.Agent`."""
+
+    kind = "agent"
+
+
+@frozen(kw_only=True)
+class ExecutorSpec(Spec):
+    """Decides where a step runs. See :class:`~inhouse.protocols.Executor`."""
+
+    kind = "executor"
+
+
+SPEC_TYPES: tuple[type[Spec], ...] = (
+    SourceSpec,
+    TrainerSpec,
+    QuantizerSpec,
+    IndexerSpec,
+    EvaluatorSpec,
+    PackagerSpec,
+    RuntimeSpec,
+    EmbedderSpec,
+    VectorStoreSpec,
+    ToolSpec,
+    AgentSpec,
+    ExecutorSpec,
+)
+"""All kinds of backend; the hook of a kind is ``inhouse_<kind>s``."""
