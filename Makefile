@@ -1,0 +1,36 @@
+.PHONY: demo test setup lint types format bench-kernel clean
+BIN := .venv/bin
+RECIPE := contrib/recipes/service-desk/recipe.toml
+QUESTION := "Could you tell me whether order 65731 is on its way, please?"
+
+demo: setup  ## the main job: a raw model becomes a deployed specialist
+	@$(BIN)/inhouse run $(RECIPE)
+	@echo
+	@$(BIN)/inhouse report
+	@echo
+	@echo '$$ inhouse ask '$(QUESTION)
+	@$(BIN)/inhouse ask $(QUESTION)
+	@echo
+	@echo 'Ask it yourself:   $(BIN)/inhouse ask "..."    or   $(BIN)/inhouse chat'
+	@echo 'Another quantizer: $(BIN)/inhouse run $(RECIPE) --set quantize.use=bitsandbytes'
+
+test: setup  ## all tests
+	@$(BIN)/python -m pytest
+
+setup:
+	@contrib/dev/setup.sh
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: setup
+	@$(BIN)/mypy core && for each in plugins/*/; do $(BIN)/mypy "$$each/src" || exit 1; done
+
+format: setup
+	@$(BIN)/ruff check --fix-only . ; $(BIN)/ruff format .
+
+bench-kernel: setup
+	@$(BIN)/python tests/bench/kernel.py
+
+clean:
+	rm -rf .venv .wheelhouse .inhouse build

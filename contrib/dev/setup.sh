@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Sets up one virtual environment in the checkout: core, all plugins, and what tests and benchmarks need.
+# Does nothing when nothing changed since the last time. Python: PYTHON=python3.12 make demo
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+PYTHON=${PYTHON:-python3}
+VENV=.venv
+WHEELS=.wheelhouse
+LOG=build/setup.log
+CONSTRAINTS=contrib/dev/constraints.txt
+LLAMA=$(sed -n 's/^llama-cpp-python==/llama-cpp-python==/p' "$CONSTRAINTS")
+# The AMX kernels of this llama.cpp crash at the first quantised product (llama.cpp issue 20824).
+case "$(uname -m)" in x86_64 | amd64) NO_AMX="-mno-amx-tile -mno-amx-int8" ;; *) NO_AMX="" ;; esac
+
+die() { printf '\nsetup: %s\n' "$1" >&2; exit 1; }
+
+need() { command -v "$1" >/dev/null 2>&1 || die "$1 is missing: llama.cpp and hnswlib are compiled here.
+  Debian, Ubuntu:  sudo apt-get install g++ cmake make python3-venv
+  Fedora:          sudo dnf install gcc-c++ cmake make
+  macOS:           xcode-select --install && brew install cmake"; }
+
+# Runs a command with its output in the log, and says every few seconds that it is still at it.
+run() {
+    local label=$1 started=$SECONDS; shift
+    printf '  %s ...\n' "$label"
+    "$@" >>"$LOG" 2>&1 &
+    local job=$!
+    while kill -0 "$job" 2>/dev/null; do
+        sleep 1
+        if (( (SECONDS - started) % 15 == 14 )); then printf '    %ds: %s\n' $((SECONDS - started)) "$(tail -n 1 "$LOG" | cut -c1-90)"; fi
+    done
+    wait "$job" || { tail -n 30 "$LOG" >&2; die "$label failed; the whole log is in $LOG"; }
+    printf '    done in %ds\n' $((SECONDS - started))
+}
+
+stamp() { cat "$CONSTRAINTS" pyproject.toml entry_points.txt contrib/dev/setup.sh plugins/*/pyproject.toml | cksum | tr ' ' '-'; }
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    die "Python 3.11 or newer is needed (found: $("$PYTHON" --version 2>&1)). Another one: PYTHON=python3.12 make demo"
+MARK="$VENV/.inhouse-$(stamp)"
+[ -e "$MARK" ] && exit 0
+
+need g++; need cmake; need make
+mkdir -p build "$WHEELS"; : >"$LOG"
+echo "Setting up $VENV (10 to 15 minutes the first time; log: $LOG)"
+[ -x "$VENV/bin/python" ] || run "virtual environment" "$PYTHON" -m venv "$VENV"
+PIP=("$VENV/bin/python" -m pip --disable-pip-version-check)
+run "pip" "${PIP[@]}" install --upgrade pip setuptools wheel
+ls "$WHEELS"/llama_cpp_python-*.whl >/dev/null 2>&1 ||
+    run "compiling llama.cpp (about 5 minutes on 2 cores)" env \
+        CFLAGS="${CFLAGS:-} $NO_AMX" CXXFLAGS="${CXXFLAGS:-} $NO_AMX" CMAKE_BUILD_PARALLEL_LEVEL="$(getconf _NPROCESSORS_ONLN)" \
+        "${PIP[@]}" wheel --no-deps --no-binary llama-cpp-python --no-cache-dir --wheel-dir "$WHEELS" "$LLAMA"
+run "packages (torch, transformers and so on)" "${PIP[@]}" install --find-links "$WHEELS" --constraint "$CONSTRAINTS" \
+    --editable . $(printf -- '--editable %s ' plugins/*/) --requirement contrib/dev/requirements.txt
+rm -f "$VENV"/.inhouse-*
+touch "$MARK"
+echo "Set up."
