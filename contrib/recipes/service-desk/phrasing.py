@@ -1,0 +1,72 @@
+"""The words around a question, and the search query made from a question's own words."""
+
+from __future__ import annotations
+
+import random
+import re
+
+GREETINGS = (
+    "Hi, ", "Hello, ", "Hi there, ", "Good morning, ", "Good evening, ", "Dear team, ", "Hey, ", "Hello! ",
+    "Quick question: ", "One question: ", "Hi! ", "Good day, ",
+)  # fmt: skip
+LEADS = (
+    "I have been a customer for years. ", "I am a bit confused. ", "Sorry to bother you again. ",
+    "I tried the website first. ", "My daughter told me to ask you. ", "I could not find it on your page. ",
+    "I am writing from my phone. ", "We are planning a tour. ", "It is my first time here. ",
+    "I hope you can help me. ", "I just got off the phone with a friend. ", "I am in a hurry. ",
+    "Your shop was recommended to me. ", "I asked this last week too. ", "Excuse my English. ",
+    "We love your gear. ", "I need this for my records. ", "I am not good with computers. ",
+)  # fmt: skip
+ENDINGS = (
+    " Thanks!", " Thank you.", " Please help.", " It is urgent.", " Thanks in advance.", " Many thanks.",
+    " Please let me know.", " I am waiting for your answer.", " Best wishes, Tom", " Regards, Anna",
+)  # fmt: skip
+
+CONTRACTIONS = (
+    (r"\b(I) am ", r"\1'm "), (r"\b(I|[Ww]e|[Yy]ou) have (been|ordered|explained|no )", r"\1've \2"),
+    (r"\b(I|[Ww]e) would ", r"\1'd "),
+    (r"\b(I|[Ww]e|[Yy]ou) will ", r"\1'll "), (r"\b([Ww]e) are ", r"\1're "),
+    (r"\b([Ww]hat|[Ww]here|[Ww]ho|[Ii]t|[Tt]hat|[Tt]here) is (?!it\b)", r"\1's "),
+    (r"\b([Dd]o|[Dd]oes|[Dd]id|[Ww]as|[Ii]s) not ", r"\1n't "), (r"\b([Cc]an)not ", r"\1't "),
+)  # fmt: skip
+
+FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        a about after again all already also am an and any anyone anything are as at be been before but
+        by can cannot come comes could did do does doing don't dont each else even every everything fast
+        for from get gets getting give given go goes gone got had has have having he her here him his
+        how i i'd i'm i've if in into is isn't it it's its just keep know last let like long look made
+        make many may me might mine more most much must my need never no not now of off old on once one
+        only or other our out over own please put quickly really said say seen she should since so some
+        someone something soon still such take taken takes tell than that that's the their them then
+        there there's these they thing things think this those though to too under until up us use very
+        want was we we'd week went were what what's when where which while who whose why will with
+        without work would yes yet you your yours
+        """,
+    )
+)
+MAX_QUERY_WORDS = 6
+
+
+def dress(rng: random.Random, question: str) -> str:
+    """The question, in half of all cases with a greeting, a lead-in or an ending, sometimes contracted."""
+    if rng.random() < 0.4:
+        for pattern, short in CONTRACTIONS:
+            question = re.sub(pattern, short, question)
+    draw = rng.random()
+    if draw < 0.50:
+        return question
+    if draw < 0.66:
+        return rng.choice(GREETINGS) + question
+    if draw < 0.84:
+        return rng.choice(LEADS) + question
+    return question + rng.choice(ENDINGS)
+
+
+def search_query(question: str) -> str:
+    """The last six content words of the question in their order."""
+    words = re.findall(r"[A-Za-z0-9$%'-]+", question)
+    content = [word for word in words if word.lower() not in FUNCTION_WORDS]
+    return " ".join(content[-MAX_QUERY_WORDS:])
