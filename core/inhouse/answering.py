@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from attrs import evolve
 
-from inhouse.protocols import Agent, Answer, Dialogue, Engine, Message, Request
+from inhouse.protocols import Agent, Answer, Completion, Dialogue, Engine, Message, Request
 
 
 def answer(
@@ -37,20 +37,24 @@ def answer_all(
     A dialogue that ends makes room for the next question, so the engine's batches stay full.
     """
     waiting = list(enumerate(questions))[::-1]
-    open_: dict[int, tuple[Dialogue, Request, float]] = {}
+    dialogues: dict[int, tuple[Dialogue, float]] = {}
+    replies: list[tuple[int, Completion]] = []
     grammar = "grammar" in engine.features
-    while waiting or open_:
-        while waiting and len(open_) < batch:
-            index, question = waiting.pop()
-            dialogue = agent.start(question, history=history, examples=examples, grammar=grammar)
-            open_[index] = (dialogue, next(dialogue), time.perf_counter())
-        for index, completion in zip(
-            open_, engine.generate([request for _, request, _ in open_.values()]), strict=True
-        ):
-            dialogue, _, started = open_[index]
+    while waiting or replies:
+        requests: dict[int, Request] = {}
+        while replies or (waiting and len(requests) < batch):
+            reply: Completion | None = None
+            if replies:
+                index, reply = replies.pop(0)
+            else:
+                index, question = waiting.pop()
+                started = agent.start(question, history=history, examples=examples, grammar=grammar)
+                dialogues[index] = (started, time.perf_counter())
+            dialogue, since = dialogues[index]
             try:
-                open_[index] = (dialogue, dialogue.send(completion), started)
+                requests[index] = dialogue.send(reply) if reply else next(dialogue)
             except StopIteration as stop:
-                yield index, evolve(stop.value, seconds=time.perf_counter() - started)
-                open_[index] = (dialogue, Request(), -1.0)
-        open_ = {index: each for index, each in open_.items() if each[2] >= 0}
+                yield index, evolve(stop.value, seconds=time.perf_counter() - since)
+                del dialogues[index]
+        if requests:
+            replies = list(zip(requests, engine.generate(list(requests.values())), strict=True))

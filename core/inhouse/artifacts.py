@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ def tree_digest(path: Path) -> str:
     """SHA-256 over a file, or over the relative paths and contents of a folder's files."""
     if path.is_file():
         return file_digest(path)
-    lines = [f"{file_digest(each)}  {each.relative_to(path).as_posix()}" for each in _files(path)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    files = [each for each in sorted(path.rglob("*")) if each.is_file()]
+    lines = [f"{file_digest(each)}  {each.relative_to(path).as_posix()}" for each in files]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -132,7 +134,7 @@ class Store:
         folder = self.home / "artifacts" / key
         try:
             manifest = codec.loads((folder / MANIFEST).read_bytes(), Manifest, where=str(folder / MANIFEST))
-        except (FileNotFoundError, ArtifactError):
+        except (FileNotFoundError, NotADirectoryError, ArtifactError):
             return None
         for product in manifest.products:
             for entry in product.files:
@@ -172,12 +174,18 @@ class Store:
         return folder.is_dir() and any(folder.iterdir())
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Waits until no other run is making the same step."""
+    def lock(self, key: str, waiting: Callable[[int], None] = lambda _: None) -> Iterator[None]:
+        """Waits until no other run is making the same step; calls ``waiting(times)`` ten times a second."""
         folder = self.home / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{key}.lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            for times in itertools.count():
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waiting(times)
+                    time.sleep(0.1)
             yield
 
     def begin(self, key: str, kinds: Sequence[str]) -> tuple[dict[str, Path], Path]:

@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from inhouse import answering, codec
 from inhouse import options as opt
-from inhouse.errors import ArtifactError, DataError
+from inhouse.errors import ArtifactError, DataError, RecipeError
 from inhouse.plan import Answering, Chosen
 from inhouse.plugins import Registry
 from inhouse.protocols import Agent, Answer, Artifact, Engine, Message, Target
@@ -57,7 +57,10 @@ class Bundle:
         if self.settings.format != FORMAT:
             raise ArtifactError(f"has format {self.settings.format}, this inhouse reads {FORMAT}", where=str(path))
         self._registry = registry
-        self._services = LiveServices(self._answering())
+        try:
+            self._services = LiveServices(self._answering())
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ArtifactError(f"is damaged: {type(error).__name__}: {error}", where=str(path)) from error
         self._engine: Engine | None = None
         self._agent: Agent | None = None
 
@@ -113,6 +116,8 @@ class Bundle:
             path=backend.spec.name,
             where=lambda key: f"{where}: {key}",
         )
+        for name in opt.paths(options):
+            self._inside(str(getattr(options, name)))
         kinds = {slot.name: slot.kind for slot in backend.spec.slots}
         slots = {name: self._choose(kinds[name], each) for name, each in data["slots"].items() if name in kinds}
         return Chosen(backend, options, slots)
@@ -120,6 +125,12 @@ class Bundle:
     def _answering(self) -> Answering:
         settings = self.settings
         kind = settings.model["kind"]
+        if kind not in settings.runtimes:
+            raise RecipeError(
+                f"the bundle has no runtime for its {kind}",
+                where=str(self.folder / SETTINGS),
+                hint="install a runtime that opens it, then: inhouse run RECIPE",
+            )
         return Answering(
             runtimes={kind: self._choose("runtime", settings.runtimes[kind])},
             agent=self._choose("agent", settings.agent) if settings.agent else None,

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import getpid
@@ -76,11 +77,10 @@ class Bus:
         self.strict = strict
         self._subscriptions: tuple[Subscription, ...] = ()
         self._handlers: dict[type[Event], tuple[Handler, ...]] = {}
-        self._active: dict[int, list[Event]] = {}
+        self._threads: dict[int, _Thread] = {}
         self._order = itertools.count()
         self._sequence = itertools.count(1)
         self._change = threading.Lock()
-        self._parents: dict[int, str] = {}
 
     @overload
     def subscribe(
@@ -128,52 +128,53 @@ class Bus:
     def publish(self, event: Event) -> None:
         """Tells every subscribed handler; returns when the synchronous ones are done."""
         try:
-            handlers = self._handlers[event.__class__]
+            handlers = self._handlers[type(event)]
         except KeyError:
-            handlers = self._resolve(event.__class__)
+            handlers = self._resolve(type(event))
         if not handlers:
             return
-        ident = get_ident()
-        active = self._active
-        if ident in active:
-            active[ident].append(event)
+        try:
+            thread = self._threads[get_ident()]
+        except KeyError:
+            thread = self._thread()
+        if thread.publishing:
+            thread.waiting.append(event)
             return
-        waiting: list[Event] = []
-        active[ident] = waiting
+        thread.publishing = True
         try:
             for handler in handlers:
                 try:
                     handler(event)
                 except Exception as error:
                     self._failed(handler, event, error)
-            if waiting:
-                self._drain(waiting)
+            if thread.waiting:
+                self._drain(thread.waiting)
         finally:
-            del active[ident]
+            thread.publishing = False
 
     def close(self) -> None:
-        """Lets background handlers finish what they have, then ends their threads."""
+        """Cancels background subscriptions: their handlers finish what they have, then their threads end."""
         for subscription in self._subscriptions:
             if subscription.worker:
-                subscription.worker.stop()
+                subscription.cancel()
 
     @contextmanager
     def caused_by(self, parent: str) -> Iterator[None]:
         """Envelopes made in this thread inside the block name ``parent`` as their cause."""
-        ident = get_ident()
-        before = self._parents.get(ident)
-        self._parents[ident] = parent
+        thread = self._thread()
+        before, thread.parent = thread.parent, parent
         try:
             yield
         finally:
-            if before is None:
-                del self._parents[ident]
-            else:
-                self._parents[ident] = before
+            thread.parent = before
 
-    def _drain(self, waiting: list[Event]) -> None:
-        for event in waiting:  # grows while it is walked
-            for handler in self._handlers.get(event.__class__) or self._resolve(event.__class__):
+    def _thread(self) -> "_Thread":
+        return self._threads.setdefault(get_ident(), _Thread())
+
+    def _drain(self, waiting: deque[Event]) -> None:
+        while waiting:  # grows while it is emptied
+            event = waiting.popleft()
+            for handler in self._handlers.get(type(event)) or self._resolve(type(event)):
                 try:
                     handler(event)
                 except Exception as error:
@@ -199,7 +200,7 @@ class Bus:
             raise error
         if isinstance(event, ListenerFailed):
             return  # a listener of failures that fails would never end
-        name = next((s.name for s in self._subscriptions if s.call is handler), repr(handler))
+        name = next((s.name for s in self._subscriptions if handler in (s.call, s.handler)), repr(handler))
         self.publish(ListenerFailed(name, type(event).__name__, f"{type(error).__name__}: {error}"))
 
     def _wrap(self, event: Event) -> Envelope:
@@ -211,8 +212,19 @@ class Bus:
             self.source,
             getpid(),
             event,
-            self._parents.get(get_ident()),
+            self._thread().parent,
         )
+
+
+class _Thread:
+    """What the bus knows of one publishing thread."""
+
+    __slots__ = ("parent", "publishing", "waiting")
+
+    def __init__(self) -> None:
+        self.publishing = False
+        self.waiting: deque[Event] = deque()
+        self.parent: str | None = None
 
 
 class _Worker(threading.Thread):
@@ -223,27 +235,35 @@ class _Worker(threading.Thread):
         self._bus = bus
         self._handler = handler
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=size)
+        self._counting = threading.Lock()
         self._dropped = 0
 
     def put(self, item: Any) -> None:
-        event = item.event if isinstance(item, Envelope) else item
-        if not event.lossy:
-            self._queue.put(item)
-            return
         try:
             self._queue.put_nowait(item)
         except queue.Full:
-            self._dropped += 1
+            event = item.event if isinstance(item, Envelope) else item
+            if event.lossy or threading.current_thread() is self:  # waiting for itself would never end
+                with self._counting:
+                    self._dropped += 1
+            else:
+                self._queue.put(item)
 
     def run(self) -> None:
         while (item := self._queue.get()) is not None:
             try:
                 self._handler(item)
             except Exception as error:
-                self._bus._failed(self.put, item.event if isinstance(item, Envelope) else item, error)
+                self._bus._failed(self._handler, item.event if isinstance(item, Envelope) else item, error)
             if self._dropped and self._queue.empty():
-                count, self._dropped = self._dropped, 0
-                self._bus.publish(EventsDropped(self.name, count))
+                self._report()
+        if self._dropped:
+            self._report()
+
+    def _report(self) -> None:
+        with self._counting:
+            count, self._dropped = self._dropped, 0
+        self._bus.publish(EventsDropped(self.name, count))
 
     def stop(self) -> None:
         if self.is_alive():

@@ -25,7 +25,7 @@ def decode(data: dict[str, Any], codec: EventCodec) -> Envelope:
     try:
         known = {key: value for key, value in data.items() if key in fields_dict(Envelope)}
         return Envelope(**{**known, "event": codec.decode(dict(data["event"]))})
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"is no event: {error}") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import cattrs
 from attrs import NOTHING, Factory, fields, has
@@ -51,6 +51,8 @@ def build(kind: type[Any], table: Mapping[str, Any], *, folder: Path, path: str,
         if key not in known:
             raise unknown("key", key, known, place)
         try:
+            if isinstance(value, str) and get_origin(hints[key]) in (tuple, list, frozenset):
+                raise TypeError(f"{value!r} is no list")  # not a list of its letters
             values[key] = converter.structure(value, hints[key])
         except Exception as error:
             raise RecipeError(_say(error), where=place) from error

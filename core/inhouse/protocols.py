@@ -124,7 +124,11 @@ class Step(Protocol):
 
 
 class Source(Protocol):
-    """Writes artifacts from outside material (files, packages, a hub when the recipe allows it)."""
+    """Writes artifacts from outside material (files, packages, a hub when the recipe allows it).
+
+    It may have ``describe() -> dict``, what it knows before any work: ``bytes`` it will write, and for a
+    model the ``context`` in tokens that it was made for; the planner checks both.
+    """
 
     def produce(self, step: Step) -> None: ...
 

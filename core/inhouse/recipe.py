@@ -102,7 +102,10 @@ class Recipe:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             line = re.search(r"line (\d+)", str(error))
-            raise RecipeError(f"is no TOML: {error}", where=f"{path}:{line[1]}" if line else str(path)) from error
+            where = f"{path}:{line[1] if line else len(text.splitlines())}"
+            raise RecipeError(f"is no TOML: {error}", where=where) from error
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 5,000 brackets
+            raise RecipeError(f"is no recipe: {error}", where=str(path)) from error
         origins = {key: f"{path}:{find_line(text, key)}" for key in _leaves(data)}
         environ = os.environ if environment is None else environment
         for name in sorted(environ):
@@ -141,7 +144,7 @@ def parse_value(text: str) -> Any:
     """A TOML value, or the text itself when it is none (``q4_k_m`` needs no quotes)."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -149,7 +152,7 @@ def parse_size(value: int | str, where: str) -> int:
     """Bytes: an integer, or ``4GiB``, ``500 MB`` …"""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", str(value))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
     if not match or match[2].lower() not in _UNITS:
         raise RecipeError(f"{value!r} is no size", where=where, hint='memory = "4GiB"')
     return int(float(match[1]) * _UNITS[match[2].lower()])
@@ -235,9 +238,9 @@ def _target(reader: _Reader, table: dict[str, Any]) -> Target:
     memory = parse_size(table.pop("memory", usual.memory), reader.where("target.memory"))
     context = reader.scalar(table, "context", usual.context, "target.")
     threads = reader.scalar(table, "threads", usual.threads, "target.")
-    for key, value in (("memory", memory), ("context", context)):
-        if value <= 0:
-            raise RecipeError(f"{value} is not above 0", where=reader.where(f"target.{key}"))
+    for key, value, least in (("memory", memory, 1), ("context", context, 1), ("threads", threads, 0)):
+        if value < least:
+            raise RecipeError(f"{value} is below {least}", where=reader.where(f"target.{key}"))
     return Target(memory, context, threads)
 
 
@@ -246,6 +249,8 @@ def _extra_step(reader: _Reader, name: str, value: Any) -> StepSection:
     table = reader.table(value, path)
     if name in STEPS:
         raise RecipeError(f"is a usual step; write [{name}]", where=reader.where(path))
+    if not re.fullmatch(r"[\w-]+", name):
+        raise RecipeError(f"{name!r} is no name for a step (letters, digits, _ and -)", where=reader.where(path))
     stage = table.pop("stage", None)
     if stage not in _STAGES:
         raise unknown("stage", str(stage), _STAGES, reader.where(f"{path}.stage"))
@@ -264,7 +269,7 @@ def _ordered(reader: _Reader, usual: list[StepSection], extra: list[StepSection]
         elif anchor in names:
             place = names.index(anchor) + (1 if step.after else 0)
         else:
-            raise unknown("step", anchor, names, reader.where(f"steps.{step.name}"))
+            raise unknown("step", str(anchor), names, reader.where(f"steps.{step.name}"))
         order.insert(place, step)
     return tuple(order)
 
@@ -278,8 +283,11 @@ def _structure(data: dict[str, Any], path: Path, origins: Mapping[str, str]) -> 
     extra = reader.table(data.get("steps", {}), "steps")
     if not usual and not extra:
         raise RecipeError("has no steps", where=str(path), hint="inhouse init")
+    name = reader.scalar(data, "name", path.parent.name or "recipe")
+    if name in ("", ".", "..") or "/" in name:
+        raise RecipeError(f"{name!r} cannot name a folder", where=reader.where("name"))
     return Recipe(
-        name=reader.scalar(data, "name", path.parent.name or "recipe"),
+        name=name,
         seed=reader.scalar(data, "seed", 0),
         target=_target(reader, reader.table(data.get("target", {}), "target")),
         run=RunTable(reader.scalar(run, "executor", "local", "run."), reader.scalar(run, "network", False, "run.")),

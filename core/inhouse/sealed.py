@@ -9,7 +9,8 @@ from typing import Any
 
 from inhouse.errors import RecipeError
 
-_EVENTS = ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname")
+_ADDRESSED = ("socket.connect", "socket.sendto", "socket.sendmsg")
+_EVENTS = (*_ADDRESSED, "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 
 
 def seal() -> None:
@@ -25,8 +26,8 @@ def seal() -> None:
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in _EVENTS:
         return
-    address = arguments[-1] if event in ("socket.connect", "socket.sendto") else arguments[0]
-    if isinstance(address, (str, bytes)) and event in ("socket.connect", "socket.sendto"):
+    address = arguments[-1] if event in _ADDRESSED else arguments[0]
+    if isinstance(address, (str, bytes)) and event in _ADDRESSED:
         return  # a Unix socket
     host = address[0] if isinstance(address, tuple) else address
     if host is not None and not _local(host.decode() if isinstance(host, bytes) else str(host)):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from inhouse import codec
 from inhouse.bus import Bus
 from inhouse.errors import Interrupted, RecipeError
 from inhouse.events import MetricMeasured, Noticed, StepProgressed
@@ -79,7 +80,8 @@ class RunningStep:
         self._bus.publish(Noticed(self.name, message, level))
 
     def note(self, **facts: Json) -> None:
-        """Keeps facts with the artifact."""
+        """Keeps facts with the artifact. Raises ``TypeError`` or ``ValueError`` for what JSON has no form of."""
+        codec.dumps(facts)
         self.facts.update(facts)
 
     def service(self, slot: str) -> Any:
