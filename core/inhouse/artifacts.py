@@ -87,6 +87,11 @@ def tree_digest(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def tree_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes aside, fsyncs, renames: the file is either the old one or the whole new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""The plugin that comes with the core: the local executor, and log lines that name their step."""
+"""The plugin that comes with the core: the local executor, the core's events, and log lines that name their step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 
 import structlog
 
+from inhouse.events import CORE_EVENTS, Event
 from inhouse.hookspecs import hookimpl
 from inhouse.protocols import Step
 from inhouse.specs import ExecutorSpec, NoOptions
@@ -26,6 +27,12 @@ class LocalExecutor:
 def inhouse_executors() -> Iterable[ExecutorSpec]:
     """The executor ``local``."""
     yield ExecutorSpec(name="local", summary="In this process", factory="inhouse.builtin:LocalExecutor")
+
+
+@hookimpl
+def inhouse_event_types() -> Iterable[type[Event]]:
+    """The events of the core."""
+    return CORE_EVENTS
 
 
 @hookimpl

@@ -161,7 +161,6 @@ class StepFailed(Event):
 
 
 CORE_EVENTS: tuple[type[Event], ...] = (
-    UnknownEvent,
     ListenerFailed,
     EventsDropped,
     PluginFailed,

@@ -7,10 +7,10 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import structlog
 from attrs import evolve, frozen
@@ -22,9 +22,9 @@ from inhouse.bus import Bus
 from inhouse.codec import EventCodec
 from inhouse.errors import InhouseError, Interrupted, PluginError, StepError
 from inhouse.events import (
-    CORE_EVENTS,
     ArtifactCommitted,
     Event,
+    Noticed,
     PluginFailed,
     RunFailed,
     RunFinished,
@@ -36,7 +36,7 @@ from inhouse.events import (
 from inhouse.memory import PeakMemory
 from inhouse.plan import Plan, PlannedStep, Planner, bind, cached, check_disk, disk_needed, gather, key_of
 from inhouse.plugins import Registry
-from inhouse.protocols import Artifact, StepTime
+from inhouse.protocols import Artifact, StepRecord
 from inhouse.recipe import Recipe, unknown
 from inhouse.services import LiveServices
 from inhouse.step import RunningStep
@@ -62,8 +62,8 @@ class Run:
     products: dict[tuple[str, str], Artifact]
 
     def __getitem__(self, step: str) -> Artifact:
-        """The first product of a step."""
-        return next(artifact for (name, _), artifact in self.products.items() if name == step)
+        """The first product of a step; ``KeyError`` when there is no such step."""
+        return {name: artifact for (name, _), artifact in reversed(self.products.items())}[step]
 
 
 class Kernel:
@@ -83,11 +83,14 @@ class Kernel:
     @cached_property
     def codec(self) -> EventCodec:
         """Events of the core and of plugins as JSON."""
-        return EventCodec([*CORE_EVENTS, *self.registry.event_types()])
+        return EventCodec(self.registry.event_types())
 
-    def plan(self, recipe: Recipe) -> Plan:
-        """Checked steps in order. Raises ``RecipeError``, ``ResourceError`` or ``PluginError``."""
-        return Planner(recipe, self.registry).plan()
+    def plan(self, recipe: Recipe, given: Mapping[tuple[str, str], Artifact] | None = None) -> Plan:
+        """Checked steps in order. ``given`` are artifacts by (name, kind) that steps may take.
+
+        Raises ``RecipeError``, ``ResourceError`` or ``PluginError``.
+        """
+        return Planner(recipe, self.registry, given).plan()
 
     def cached(self, plan: Plan) -> dict[str, Manifest]:
         """Steps of a plan whose result is in the store."""
@@ -97,6 +100,7 @@ class Kernel:
         self,
         recipe: Recipe,
         *,
+        given: Mapping[tuple[str, str], Artifact] | None = None,
         until: str | None = None,
         terminal: bool = False,
         cancel: threading.Event | None = None,
@@ -107,7 +111,7 @@ class Kernel:
         Events go to subscribers of installed plugins and to ``bus`` if one is given, and to the run's
         journal. Raises typed errors; the run's record says how it ended in any case.
         """
-        plan = self.plan(recipe)
+        plan = self.plan(recipe, given)
         if until:
             names = [step.name for step in plan.steps]
             if until not in names:
@@ -116,13 +120,8 @@ class Kernel:
         done = self.cached(plan)
         check_disk(disk_needed(plan, done), self.home)
         with runs.open_run(self.home, recipe, self.codec, bus) as opened:
-            self._subscribe(opened.bus, terminal)
+            self.registry.call("inhouse_subscribers", bus=opened.bus, terminal=terminal)
             return _RunInProgress(self, plan, opened, cancel or threading.Event()).run()
-
-    def _subscribe(self, bus: Bus, terminal: bool) -> None:
-        self.registry.call("inhouse_subscribers", bus=bus, terminal=terminal)
-        for failure in self.registry.failures:
-            bus.publish(PluginFailed(f"{failure.distribution} {failure.version}", failure.reason))
 
 
 class _RunInProgress:
@@ -134,14 +133,15 @@ class _RunInProgress:
         self.recipe = plan.recipe
         self.opened = opened
         self.cancel = cancel
-        self.products: dict[tuple[str, str], Artifact] = {}
-        self.history: list[StepTime] = []
-        executor = kernel.registry.get("executor", plan.recipe.run.executor, where="run.executor")
-        self.executor = executor.load()(executor.spec.options())
+        self.products = dict(plan.given)
+        self.history: list[StepRecord] = []
+        self.executor = plan.executor.make()
+        self.failures_told = 0
 
     def run(self) -> Run:
         started = time.perf_counter()
         self.publish(RunStarted(self.recipe.name, tuple(step.name for step in self.plan.steps)))
+        self._tell_failures()
         try:
             with LiveServices(self.plan.answering) as services:
                 for position, step in enumerate(self.plan.steps, 1):
@@ -163,7 +163,20 @@ class _RunInProgress:
     def publish(self, event: Event) -> None:
         self.opened.bus.publish(event)
 
+    def _tell_failures(self) -> None:
+        failures = self.kernel.registry.failures
+        for each in failures[self.failures_told :]:
+            self.publish(PluginFailed(f"{each.distribution} {each.version}", each.reason))
+        self.failures_told = len(failures)
+
+    def _wait(self, step: PlannedStep, times: int = 0) -> None:
+        if self.cancel.is_set():
+            raise Interrupted("stopped; finished steps are kept", hint="run the same command again")
+        if times == 1:
+            self.publish(Noticed(step.name, "another run is at this step; waiting for it"))
+
     def _step(self, step: PlannedStep, position: int, services: LiveServices) -> None:
+        self._wait(step)
         inputs = gather(step, self.products)
         if inputs is None:  # the plan joined them; a step that did not make what its spec says
             raise PluginError(f"an input of step {step.name} was not made", plugin=step.chosen.backend.label)
@@ -172,13 +185,32 @@ class _RunInProgress:
         manifest = store.find(key)
         hit = manifest is not None
         if manifest is None:
-            with store.lock(key):
-                manifest = store.find(key) or self._work(step, key, inputs, position, services)
+            with store.lock(key, lambda times: self._wait(step, times)):
+                manifest = store.find(key)  # another run may have made it meanwhile
+                hit = manifest is not None
+                if manifest is None:
+                    manifest = self._work(step, key, inputs, position, services)
         name, seconds = step.chosen.backend.spec.name, time.perf_counter() - started
         peak = manifest.peak_memory_bytes
-        self.history.append(StepTime(step.name, step.stage, name, seconds, hit, manifest.seconds, peak))
+        self.history.append(
+            StepRecord(
+                step.name,
+                step.stage,
+                name,
+                seconds,
+                hit,
+                manifest.seconds,
+                peak,
+                manifest.plugin,
+                key,
+                manifest.options,
+                {product.kind: product.digest for product in manifest.products},
+                manifest.meta,
+            )
+        )
         self.products |= bind(step, store.artifacts(manifest))
         self.publish(StepFinished(step.name, step.stage, name, seconds, hit, peak, manifest.meta))
+        self._tell_failures()
 
     def _work(
         self,
@@ -189,51 +221,52 @@ class _RunInProgress:
         services: LiveServices,
     ) -> Manifest:
         store, backend = self.kernel.store, step.chosen.backend
-        resumed = store.resumable(key)
-        outputs, checkpoints = store.begin(key, step.produces)
-        running = RunningStep(
-            step,
-            self.opened.bus,
-            services,
-            seed=self.recipe.seed,
-            target=self.recipe.target,
-            outputs=outputs,
-            checkpoints=checkpoints,
-            history=tuple(self.history),
-            cancel=self.cancel,
-        )
-        self.publish(StepStarted(step.name, step.stage, backend.spec.name, position, len(self.plan.steps), resumed))
-        started = time.perf_counter()
-        with PeakMemory() as peak:
-            self._execute(step, running, inputs)
-        unsealed = Manifest(
-            fingerprint=key,
-            step=step.name,
-            stage=step.stage,
-            backend=backend.spec.name,
-            plugin=f"{backend.distribution} {backend.version}",
-            version=backend.spec.version,
-            options=opt.plain(step.chosen.options),
-            seed=self.recipe.seed,
-            parents=tuple(_parents(inputs)),
-            products=(),
-            seconds=time.perf_counter() - started,
-            peak_memory_bytes=peak.bytes,
-            created=0.0,
-            meta=running.facts,
-        )
-        manifest = store.commit(unsealed, outputs)
+        with self._failing(step):
+            resumed = store.resumable(key)
+            outputs, checkpoints = store.begin(key, step.produces)
+            running = RunningStep(
+                step,
+                self.opened.bus,
+                services,
+                recipe=self.recipe,
+                outputs=outputs,
+                checkpoints=checkpoints,
+                history=tuple(self.history),
+                cancel=self.cancel,
+            )
+            self.publish(StepStarted(step.name, step.stage, backend.spec.name, position, len(self.plan.steps), resumed))
+            started = time.perf_counter()
+            method = getattr(step.chosen.make(), METHODS[step.stage])
+            with PeakMemory() as peak, self.kernel.registry.wrapped("inhouse_step", step=running):
+                self.executor.execute(lambda: method(running, *inputs))
+            unsealed = Manifest(
+                fingerprint=key,
+                step=step.name,
+                stage=step.stage,
+                backend=backend.spec.name,
+                plugin=f"{backend.distribution} {backend.version}",
+                version=backend.spec.version,
+                options=opt.plain(step.chosen.options),
+                seed=self.recipe.seed,
+                parents=tuple(_parents(inputs)),
+                products=(),
+                seconds=time.perf_counter() - started,
+                peak_memory_bytes=peak.bytes,
+                created=0.0,
+                meta=running.facts,
+            )
+            manifest = store.commit(unsealed, outputs)
         for product, artifact in zip(manifest.products, store.artifacts(manifest), strict=True):
             size = sum(each.size for each in product.files)
             self.publish(ArtifactCommitted(step.name, product.kind, str(artifact.path), product.digest, size))
         return manifest
 
-    def _execute(self, step: PlannedStep, running: RunningStep, inputs: Sequence[Any]) -> None:
+    @contextmanager
+    def _failing(self, step: PlannedStep) -> Iterator[None]:
+        """Names the plugin in what goes wrong in a step; what is no typed error leaves a traceback file."""
         backend = step.chosen.backend
         try:
-            method = getattr(step.chosen.make(), METHODS[step.stage])
-            with self.kernel.registry.wrapped("inhouse_step", step=running):
-                self.executor.execute(lambda: method(running, *inputs))
+            yield
         except (InhouseError, KeyboardInterrupt) as error:
             if isinstance(error, InhouseError) and error.plugin is None and not isinstance(error, Interrupted):
                 error.plugin = backend.label

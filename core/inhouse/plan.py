@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from inhouse import options as opt
-from inhouse.artifacts import Manifest, Store, fingerprint
+from inhouse.artifacts import Manifest, Store, fingerprint, tree_bytes
 from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
 from inhouse.plugins import Backend, Registry
 from inhouse.protocols import Artifact, Target
@@ -41,6 +42,18 @@ class Chosen:
                 f"{made.__name__} cannot be made: {type(error).__name__}: {error}", plugin=self.backend.label
             ) from error
 
+    def ask(self, method: str) -> Any:
+        """What an optional method (``probe``, ``describe``) says; None when the backend has none."""
+        if not hasattr(self.backend.load(), method):
+            return None
+        made = self.make()
+        try:
+            return getattr(made, method)()
+        except InhouseError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{method}: {type(error).__name__}: {error}", plugin=self.backend.label) from error
+
     def counting(self) -> dict[str, Any]:
         """What of the choice decides output bytes."""
         return {
@@ -65,11 +78,13 @@ class PlannedStep:
 
 @frozen
 class Plan:
-    """Checked steps in order, and the answering side (runtimes by kind, agent, tools, knowledge)."""
+    """Checked steps in order, the answering side, what runs the steps, and artifacts that are there before any."""
 
     recipe: Recipe
     steps: tuple[PlannedStep, ...]
     answering: "Answering"
+    executor: Chosen
+    given: Mapping[tuple[str, str], Artifact] = field(factory=dict)
 
 
 @frozen
@@ -84,21 +99,28 @@ class Answering:
 
 
 class Planner:
-    """Resolves names and options, joins steps by kind, probes what can be probed."""
+    """Resolves names and options, joins steps by kind, probes what can be probed.
 
-    def __init__(self, recipe: Recipe, registry: Registry) -> None:
+    ``given`` are artifacts by (name, kind) that steps may take as if steps before them had made them.
+    """
+
+    def __init__(
+        self, recipe: Recipe, registry: Registry, given: Mapping[tuple[str, str], Artifact] | None = None
+    ) -> None:
         self.recipe = recipe
         self.registry = registry
+        self.given = given or {}
 
     def plan(self) -> Plan:
         """The plan. Raises ``RecipeError``, ``ResourceError`` or ``PluginError`` for what does not fit."""
-        chosen = {step.name: self.choose(step.stage, step.section, kind_path=step.name) for step in self.recipe.steps}
+        executor = self.choose("executor", Section("run", self.recipe.run.executor))
+        chosen = {step.name: self.choose(step.stage, step.section) for step in self.recipe.steps}
         answering = self._answering(chosen)
         steps: list[PlannedStep] = []
         for section in self.recipe.steps:
             steps.append(self._join(section, chosen[section.name], steps, answering))
         self._probe(steps)
-        return Plan(self.recipe, tuple(steps), answering)
+        return Plan(self.recipe, tuple(steps), answering, executor, self.given)
 
     def where(self, key: str) -> str:
         """``file:line: key`` of a recipe key, of its table when the key itself is not set."""
@@ -107,7 +129,7 @@ class Planner:
             at = at.rpartition(".")[0]
         return f"{self.recipe.origins.get(at, self.recipe.path)}: {key}"
 
-    def choose(self, kind: str, section: Section, *, kind_path: str = "") -> Chosen:
+    def choose(self, kind: str, section: Section) -> Chosen:
         """The backend of a section with its options and the services in its slots."""
         backend = self.registry.get(kind, section.use, where=self.where(f"{section.path}.use"))
         slots = {slot.name: slot for slot in backend.spec.slots}
@@ -115,11 +137,16 @@ class Planner:
         for word in section.words:
             if word not in slots and word not in words:
                 raise unknown("key", word, {*slots, *words, "use"}, self.where(f"{section.path}.{word}"))
-        return Chosen(
-            backend,
-            self._options(backend, section),
-            {name: self._slot(slot, section) for name, slot in slots.items()},
-        )
+        filled = {name: self._slot(slot, section) for name, slot in slots.items()}
+        self._misspelt(section, {backend.spec.name, *(each.backend.spec.name for each in filled.values())})
+        return Chosen(backend, self._options(backend, section), filled)
+
+    def _misspelt(self, section: Section, read: set[str]) -> None:
+        """Tables of other backends stand unread; one that is nearly the name of one in use is an error."""
+        installed = {each.spec.name for each in self.registry.all()}
+        for table in section.tables.keys() - installed - read:
+            if difflib.get_close_matches(table, read, 1, 0.6):
+                raise unknown("table", table, read, self.where(f"{section.path}.{table}"))
 
     def _options(self, backend: Backend, section: Section) -> Any:
         name = backend.spec.name
@@ -158,23 +185,24 @@ class Planner:
 
     def _runtimes(self, chosen: Mapping[str, Chosen]) -> dict[str, Chosen]:
         """The runtime for each kind of model in the plan: the recipe's where it fits, else the only one."""
-        kinds = {k for each in chosen.values() for k in each.backend.spec.produces if k.startswith("model/")}
+        made = [*(k for each in chosen.values() for k in each.backend.spec.produces), *(k for _, k in self.given)]
+        kinds = {kind for kind in made if kind.startswith("model/")}
         preferred = self.choose("runtime", self.recipe.runtime) if self.recipe.runtime else None
         found: dict[str, Chosen] = {}
         for kind in kinds:
             if preferred and any(each.accepts(kind) for each in preferred.backend.spec.consumes):
                 found[kind] = preferred
                 continue
-            fitting = [
-                each for each in self.registry.all("runtime") if any(i.accepts(kind) for i in each.spec.consumes)
-            ]
-            if len(fitting) > 1:
-                names = " or ".join(f'"{each.spec.name}"' for each in fitting)
-                raise RecipeError(f"several runtimes open {kind}", where=self.where("runtime"), hint=f"use = {names}")
-            if fitting:
+            fitting = self._opening(kind)
+            if len(fitting) == 1:
                 section = self.recipe.runtime or Section("runtime", fitting[0].spec.name)
                 found[kind] = Chosen(fitting[0], self._options(fitting[0], section))
         return found
+
+    def _opening(self, kind: str) -> list[Backend]:
+        return [
+            each for each in self.registry.all("runtime") if any(taken.accepts(kind) for taken in each.spec.consumes)
+        ]
 
     def _join(
         self, section: StepSection, chosen: Chosen, before: list[PlannedStep], answering: Answering
@@ -192,14 +220,14 @@ class Planner:
     def _input(
         self, section: StepSection, wanted: Input, before: list[PlannedStep]
     ) -> tuple[tuple[str, str], ...] | None:
-        made = [(step.name, kind) for step in before for kind in step.produces if wanted.accepts(kind)]
+        there = [*self.given, *((step.name, kind) for step in before for kind in step.produces)]
+        made = [(name, kind) for name, kind in there if wanted.accepts(kind)]
         if not made:
             if wanted.optional:
                 return None
-            have = sorted({kind for step in before for kind in step.produces})
-            made_so_far = ", ".join(have) or "nothing"
+            have = ", ".join(sorted({kind for _, kind in there})) or "nothing"
             raise RecipeError(
-                f"step {section.name!r} needs {wanted.kind}; the steps before it make {made_so_far}",
+                f"step {section.name!r} needs {wanted.kind}; the steps before it make {have}",
                 where=self.where(section.section.path),
             )
         if wanted.take == "all":
@@ -208,7 +236,14 @@ class Planner:
 
     def _runnable(self, section: StepSection, inputs: tuple[Any, ...], answering: Answering) -> None:
         for _, kind in [each for group in inputs if group for each in group]:
-            if kind.startswith("model/") and kind not in answering.runtimes and section.stage == "evaluator":
+            if not kind.startswith("model/") or kind in answering.runtimes:
+                continue
+            names = " or ".join(f'"{each.spec.name}"' for each in self._opening(kind))
+            if names:
+                raise RecipeError(
+                    f"several runtimes open {kind}", where=self.where("runtime"), hint=f"[runtime] use = {names}"
+                )
+            if section.stage == "evaluator":
                 raise RecipeError(
                     f"no installed runtime opens {kind}",
                     where=self.where(section.section.path),
@@ -216,12 +251,13 @@ class Planner:
                 )
 
     def _probe(self, steps: list[PlannedStep]) -> None:
-        for step in steps:
-            for each in (step.chosen, *step.chosen.slots.values()):
-                probe = getattr(each.make() if hasattr(each.backend.load(), "probe") else None, "probe", None)
-                reason = probe() if probe else None
+        for step, section in zip(steps, self.recipe.steps, strict=True):
+            runtimes = [each for each in step.uses if each.backend.spec.kind == "runtime"]
+            for each in (step.chosen, *step.chosen.slots.values(), *runtimes):
+                reason = each.ask("probe")
                 if reason:
-                    raise ResourceError(str(reason), where=self.where(f"{step.name}.use"), plugin=each.backend.label)
+                    where = self.where(f"{section.section.path}.use")
+                    raise ResourceError(str(reason), where=where, plugin=each.backend.label)
             context = _said(step.chosen, "context") if step.stage == "source" else 0
             if 0 < context < self.recipe.target.context:
                 raise RecipeError(
@@ -257,7 +293,7 @@ def _digests(value: Artifact | list[Artifact] | None) -> Any:
 def cached(plan: Plan, store: Store) -> dict[str, Manifest]:
     """Steps whose result is in the store, as far as that can be known without running any."""
     found: dict[str, Manifest] = {}
-    products: dict[tuple[str, str], Artifact] = {}
+    products = dict(plan.given)
     for step in plan.steps:
         inputs = gather(step, products)
         if inputs is None:
@@ -297,7 +333,7 @@ does not say better: a trainer keeps masters, two moments and the result; a quan
 
 def disk_needed(plan: Plan, done: Mapping[str, Manifest]) -> int:
     """Bytes that the steps which are not cached will write. Sources say theirs (``describe()["bytes"]``)."""
-    made: dict[str, float] = {}
+    made: dict[str, float] = {name: tree_bytes(each.path) for (name, _), each in plan.given.items()}
     needed = 0.0
     for step in plan.steps:
         if step.name in done:
@@ -312,7 +348,10 @@ def disk_needed(plan: Plan, done: Mapping[str, Manifest]) -> int:
 
 def check_disk(needed: int, home: Path) -> None:
     """Raises ``ResourceError`` when the store's disk has less than ``needed`` bytes and a reserve."""
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"cannot be made: {error.strerror}", where=str(home), hint="--home FOLDER") from error
     free = shutil.disk_usage(home).free
     if free < needed + SPARE_DISK:
         raise ResourceError(
@@ -324,6 +363,4 @@ def check_disk(needed: int, home: Path) -> None:
 
 def _said(chosen: Chosen, fact: str) -> int:
     """What a source knows of its product before any work; 0 when it does not say."""
-    if not hasattr(chosen.backend.load(), "describe"):
-        return 0
-    return int(chosen.make().describe().get(fact, 0))
+    return int((chosen.ask("describe") or {}).get(fact, 0))

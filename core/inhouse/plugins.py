@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pluggy
 import structlog
-from attrs import frozen
+from attrs import asdict, evolve, fields_dict, frozen
 
 from inhouse import hookspecs
 from inhouse.errors import PluginError, RecipeError
@@ -43,7 +44,7 @@ class Backend:
         module, _, name = self.spec.factory.partition(":")
         try:
             made: type[Any] = getattr(import_module(module), name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{self.spec.factory} does not import: {type(error).__name__}: {error}",
                 plugin=self.label,
@@ -109,7 +110,8 @@ class Registry:
         names = sorted({each.spec.name for each in self.all(kind)})
         near = difflib.get_close_matches(name, names, 1, 0.6)
         package = FIRST_PARTY.get((kind, name))
-        broken = [each for each in self.failures if each.distribution == (package or distribution)]
+        suspects = {package, distribution, name}
+        broken = [each for each in self.failures if suspects & {each.distribution, each.plugin}]
         if broken:
             hint = f"inhouse plugins  ({broken[0].distribution} is installed but failed: {broken[0].reason})"
         elif near:
@@ -122,12 +124,21 @@ class Registry:
 
     def event_types(self) -> list[type[Event]]:
         """Event classes that plugins add."""
-        return [each for _, each in self._ask("inhouse_event_types", {})]
+        found = []
+        for plugin, kind in self._ask("inhouse_event_types", {}):
+            if not isinstance(kind, type) or not issubclass(kind, Event):
+                self._fail(plugin, f"inhouse_event_types yields {kind!r}, no Event class")
+            elif "type" in fields_dict(kind):
+                self._fail(plugin, f"event {kind.__name__} has a field 'type', which journals use for the class")
+            else:
+                found.append(kind)
+        return found
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Tells every plugin; one that raises is reported and the rest goes on."""
-        for _ in self._ask(hook, arguments):
-            pass
+        for plugin, implementation in self._implementations(hook, arguments):
+            with self._isolated(plugin, hook):
+                implementation()
 
     @contextmanager
     def wrapped(self, hook: str, **arguments: Any) -> Iterator[None]:
@@ -136,72 +147,61 @@ class Registry:
         A wrapper cannot change what the block raises; one that fails itself is reported.
         """
         begun = []
-        for plugin, generator in self._start(hook, arguments):
-            if self._advance(plugin, hook, generator, last=False):
+        for plugin, implementation in self._implementations(hook, arguments):
+            with self._isolated(plugin, hook):
+                generator = implementation()
+                if next(generator, self) is self:
+                    raise PluginError("ended before its yield")
                 begun.append((plugin, generator))
         try:
             yield
         finally:
             for plugin, generator in reversed(begun):
-                self._advance(plugin, hook, generator, last=True)
-
-    def _start(self, hook: str, arguments: dict[str, Any]) -> list[tuple[Loaded, Any]]:
-        started = []
-        for plugin, implementation in self._implementations(hook):
-            started.append((plugin, implementation.function(**{n: arguments[n] for n in implementation.argnames})))
-        return started
-
-    def _advance(self, plugin: Loaded, hook: str, generator: Any, *, last: bool) -> bool:
-        try:
-            next(generator)
-        except StopIteration:
-            if last:
-                return True
-            reason = f"{hook}: ended before its yield"
-        except Exception as error:
-            reason = f"{hook}: {type(error).__name__}: {error}"
-        else:
-            if not last:
-                return True
-            reason = f"{hook}: yields more than once"
-        self._fail(plugin.name, plugin.distribution, plugin.version, reason)
-        return False
+                with self._isolated(plugin, hook):
+                    if next(generator, self) is not self:
+                        raise PluginError("yields more than once")
 
     def _load(self, point: EntryPoint) -> None:
-        distribution = point.dist.name if point.dist else "?"
-        version = point.dist.version if point.dist else "?"
+        made = Loaded(
+            point.name, point.dist.name if point.dist else "?", point.dist.version if point.dist else "?", None
+        )
         try:
             module = point.load()
-            self.manager.register(module, name=f"{distribution}:{point.name}")
+            self.manager.register(module, name=f"{made.distribution}:{made.name}")
             unknown = [
                 name
                 for name in dir(module)
                 if self.manager.parse_hookimpl_opts(module, name) is not None and not hasattr(hookspecs, name)
             ]
             if unknown:
-                self.manager.unregister(module)
                 raise PluginError(f"implements unknown hooks {', '.join(unknown)}; it needs another version of inhouse")
-        except Exception as error:
-            message = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            self._fail(point.name, distribution, version, message)
+        except (Exception, SystemExit) as error:
+            if self.manager.has_plugin(f"{made.distribution}:{made.name}"):
+                self.manager.unregister(name=f"{made.distribution}:{made.name}")
+            self._fail(made, str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}")
             return
-        self.loaded.append(Loaded(point.name, distribution, version, module))
+        self.loaded.append(evolve(made, module=module))
 
     def _ask(self, hook: str, arguments: dict[str, Any]) -> list[tuple[Loaded, Any]]:
         results: list[tuple[Loaded, Any]] = []
-        for plugin, implementation in self._implementations(hook):
-            given = {name: arguments[name] for name in implementation.argnames}
-            try:
-                answer = implementation.function(**given)
-                results += [(plugin, each) for each in (answer or ())]
-            except Exception as error:
-                reason = f"{hook}: {type(error).__name__}: {error}"
-                self._fail(plugin.name, plugin.distribution, plugin.version, reason)
+        for plugin, implementation in self._implementations(hook, arguments):
+            with self._isolated(plugin, hook):
+                results += [(plugin, each) for each in implementation() or ()]
         return results
 
-    def _implementations(self, hook: str) -> list[tuple[Loaded, Any]]:
+    def _implementations(self, hook: str, arguments: dict[str, Any]) -> list[tuple[Loaded, Callable[[], Any]]]:
         by_module = {id(each.module): each for each in self.loaded}
-        return [(by_module[id(each.plugin)], each) for each in getattr(self.manager.hook, hook).get_hookimpls()]
+        return [
+            (by_module[id(each.plugin)], partial(each.function, **{name: arguments[name] for name in each.argnames}))
+            for each in getattr(self.manager.hook, hook).get_hookimpls()
+        ]
+
+    @contextmanager
+    def _isolated(self, plugin: Loaded, hook: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._fail(plugin, f"{hook}: {type(error).__name__}: {error}")
 
     def _collect(self, kind: type[Spec]) -> list[Backend]:
         found: list[Backend] = []
@@ -212,14 +212,15 @@ class Registry:
             ):
                 wrong = f"declares {kind.kind} {spec.name!r} twice"
             if wrong:
-                self._fail(plugin.name, plugin.distribution, plugin.version, wrong)
+                self._fail(plugin, wrong)
             else:
                 found.append(Backend(spec, plugin.name, plugin.distribution, plugin.version))
         return found
 
-    def _fail(self, name: str, distribution: str, version: str, reason: str) -> None:
-        log.warning("plugin left out", plugin=name, distribution=distribution, version=version, reason=reason)
-        self.failures.append(Failure(name, distribution, version, reason))
+    def _fail(self, plugin: Loaded, reason: str) -> None:
+        failure = Failure(plugin.name, plugin.distribution, plugin.version, reason)
+        log.warning("plugin left out", **asdict(failure))
+        self.failures.append(failure)
 
 
 def _wrong(spec: Any, kind: type[Spec]) -> str | None:

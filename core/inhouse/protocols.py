@@ -24,7 +24,7 @@ from inhouse.values import (
     Parameter,
     Passage,
     Request,
-    StepTime,
+    StepRecord,
     Target,
     ToolSchema,
 )
@@ -56,7 +56,7 @@ __all__ = [
     "Services",
     "Source",
     "Step",
-    "StepTime",
+    "StepRecord",
     "Target",
     "Tool",
     "ToolContext",
@@ -83,12 +83,13 @@ class Step(Protocol):
     """
 
     name: str
+    recipe: str
     seed: int
     target: Target
     output: Path
     outputs: Mapping[str, Path]
     checkpoints: Path
-    history: Sequence[StepTime]
+    history: Sequence[StepRecord]
 
     def track(self, items: Iterable[T], *, total: int | None = None, unit: str = "item") -> Iterator[T]:
         """Yields ``items`` with progress events, and raises ``Interrupted`` when the run is cancelled."""

@@ -82,6 +82,34 @@ class Recipe:
         return self.path.parent
 
     @classmethod
+    def of(cls, data: dict[str, Any], *, path: Path, origins: Mapping[str, str] | None = None) -> "Recipe":
+        """From tables as TOML gives them; ``path`` is where the recipe lies, ``origins`` where each key came from."""
+        origins = origins or {}
+        reader = _Reader(path, origins)
+        reader.only(data, _TOP, "")
+        run = reader.table(data.get("run", {}), "run")
+        reader.only(run, [each.name for each in fields(RunTable)], "run.")
+        usual = [StepSection(n, stage, reader.section(data[n], n)) for n, stage in STEPS.items() if n in data]
+        extra = reader.table(data.get("steps", {}), "steps")
+        if not usual and not extra:
+            raise RecipeError("has no steps", where=str(path), hint="inhouse init")
+        name = reader.scalar(data, "name", path.parent.name or "recipe")
+        if name in ("", ".", "..") or "/" in name:
+            raise RecipeError(f"{name!r} cannot name a folder", where=reader.where("name"))
+        return cls(
+            name=name,
+            seed=reader.scalar(data, "seed", 0),
+            target=_target(reader, reader.table(data.get("target", {}), "target")),
+            run=RunTable(reader.scalar(run, "executor", "local", "run."), reader.scalar(run, "network", False, "run.")),
+            steps=_ordered(reader, usual, [_extra_step(reader, name, each) for name, each in extra.items()]),
+            runtime=reader.section(data["runtime"], "runtime") if "runtime" in data else None,
+            agent=reader.section(data["agent"], "agent") if "agent" in data else None,
+            tools={n: reader.tool(each, n) for n, each in reader.table(data.get("tools", {}), "tools").items()},
+            path=path,
+            origins=origins,
+        )
+
+    @classmethod
     def load(
         cls, path: str | Path, *, set: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> "Recipe":
@@ -117,7 +145,7 @@ class Recipe:
             if not equals or not key.strip():
                 raise RecipeError("needs key=value", where=f"--set {each}", hint="--set finetune.lora.rank=8")
             _lay(data, origins, key.strip(), value, f"--set {each}")
-        return _structure(data, path, origins)
+        return cls.of(data, path=path, origins=origins)
 
 
 def find_line(text: str, key: str) -> int:
@@ -272,29 +300,3 @@ def _ordered(reader: _Reader, usual: list[StepSection], extra: list[StepSection]
             raise unknown("step", str(anchor), names, reader.where(f"steps.{step.name}"))
         order.insert(place, step)
     return tuple(order)
-
-
-def _structure(data: dict[str, Any], path: Path, origins: Mapping[str, str]) -> Recipe:
-    reader = _Reader(path, origins)
-    reader.only(data, _TOP, "")
-    run = reader.table(data.get("run", {}), "run")
-    reader.only(run, [each.name for each in fields(RunTable)], "run.")
-    usual = [StepSection(n, stage, reader.section(data[n], n)) for n, stage in STEPS.items() if n in data]
-    extra = reader.table(data.get("steps", {}), "steps")
-    if not usual and not extra:
-        raise RecipeError("has no steps", where=str(path), hint="inhouse init")
-    name = reader.scalar(data, "name", path.parent.name or "recipe")
-    if name in ("", ".", "..") or "/" in name:
-        raise RecipeError(f"{name!r} cannot name a folder", where=reader.where("name"))
-    return Recipe(
-        name=name,
-        seed=reader.scalar(data, "seed", 0),
-        target=_target(reader, reader.table(data.get("target", {}), "target")),
-        run=RunTable(reader.scalar(run, "executor", "local", "run."), reader.scalar(run, "network", False, "run.")),
-        steps=_ordered(reader, usual, [_extra_step(reader, name, each) for name, each in extra.items()]),
-        runtime=reader.section(data["runtime"], "runtime") if "runtime" in data else None,
-        agent=reader.section(data["agent"], "agent") if "agent" in data else None,
-        tools={n: reader.tool(each, n) for n, each in reader.table(data.get("tools", {}), "tools").items()},
-        path=path,
-        origins=origins,
-    )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from attrs import define, frozen
+from attrs import asdict, define, frozen
 
 from inhouse import codec
 from inhouse.artifacts import write_text
@@ -24,7 +24,7 @@ from inhouse.codec import EventCodec
 from inhouse.errors import RecipeError
 from inhouse.events import Event
 from inhouse.journal import Journal
-from inhouse.protocols import StepTime
+from inhouse.protocols import StepRecord
 from inhouse.recipe import Recipe
 
 
@@ -37,7 +37,7 @@ class RunRecord:
     recipe_path: str
     started: float
     seconds: float
-    steps: tuple[StepTime, ...]
+    steps: tuple[StepRecord, ...]
     peak_memory_bytes: int
     bundle: str | None = None
     report: str | None = None
@@ -56,7 +56,7 @@ class OpenRun:
 
     def finish(
         self,
-        steps: Sequence[StepTime],
+        steps: Sequence[StepRecord],
         seconds: float,
         *,
         bundle: Path | None = None,
@@ -130,7 +130,7 @@ def report(record: RunRecord) -> Mapping[str, Any]:
         "run": record.id,
         "recipe": record.recipe,
         "seconds": record.seconds,
-        "steps": codec.converter.unstructure(record.steps),
+        "steps": [asdict(each, filter=lambda a, _: a.name not in ("options", "meta")) for each in record.steps],
         "peak_memory_bytes": record.peak_memory_bytes,
         "bundle": record.bundle,
         "error": record.error,

@@ -13,7 +13,8 @@ from inhouse.bus import Bus
 from inhouse.errors import Interrupted, RecipeError
 from inhouse.events import MetricMeasured, Noticed, StepProgressed
 from inhouse.plan import PlannedStep
-from inhouse.protocols import Json, Services, StepTime, Target
+from inhouse.protocols import Json, Services, StepRecord
+from inhouse.recipe import Recipe
 from inhouse.services import LiveServices
 
 T = TypeVar("T")
@@ -30,16 +31,16 @@ class RunningStep:
         bus: Bus,
         services: LiveServices,
         *,
-        seed: int,
-        target: Target,
+        recipe: Recipe,
         outputs: Mapping[str, Path],
         checkpoints: Path,
-        history: Sequence[StepTime],
+        history: Sequence[StepRecord],
         cancel: threading.Event,
     ) -> None:
         self.name = planned.name
-        self.seed = seed
-        self.target = target
+        self.recipe = recipe.name
+        self.seed = recipe.seed
+        self.target = recipe.target
         self.outputs = outputs
         self.output = next(iter(outputs.values()))
         self.checkpoints = checkpoints

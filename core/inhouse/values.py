@@ -39,8 +39,12 @@ class Target:
 
 
 @frozen
-class StepTime:
-    """One earlier step of the run, for reports. ``made_seconds`` is what it took when it was not cached."""
+class StepRecord:
+    """One earlier step of the run, for reports and lineage.
+
+    ``made_seconds`` is what it took when it was not cached; ``products`` are digests by kind; ``meta`` is
+    what the backend noted.
+    """
 
     name: str
     stage: str
@@ -49,6 +53,11 @@ class StepTime:
     cached: bool
     made_seconds: float
     peak_memory_bytes: int
+    plugin: str = ""
+    fingerprint: str = ""
+    options: Mapping[str, Json] = field(factory=dict)
+    products: Mapping[str, str] = field(factory=dict)
+    meta: Mapping[str, Json] = field(factory=dict)
 
 
 @frozen

@@ -66,8 +66,8 @@ def main() -> None:
     except Exception as error:
         from inhouse.errors import InhouseError
 
-        if not isinstance(error, InhouseError):
+        if not isinstance(error, (InhouseError, OSError)):
             raise
         click.echo(f"error: {error}", err=True)
-        code = error.exit_code
+        code = error.exit_code if isinstance(error, InhouseError) else 1
     sys.exit(code if isinstance(code, int) else 0)

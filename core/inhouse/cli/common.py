@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -48,6 +52,20 @@ def load_recipe(path: str, sets: Sequence[str]) -> Recipe:
 
         seal()
     return recipe
+
+
+def stop_on_interrupt() -> threading.Event:
+    """An event that the first Ctrl-C sets, for work that stops between two units; the second stops at once."""
+    cancel = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+        os.write(2, b"stopping after the current unit of work; press Ctrl-C again to stop at once\n")
+
+    signal.signal(signal.SIGINT, stop)
+    return cancel
 
 
 def emit(value: Any) -> None:

@@ -6,12 +6,15 @@ import os
 import platform
 import shutil
 import sys
-from typing import Any
+from pathlib import Path
 
 import click
 
+from inhouse import options as opt
 from inhouse.cli.common import emit, home_option, human_bytes, json_option, open_kernel, table
-from inhouse.errors import InhouseError
+from inhouse.errors import InhouseError, RecipeError
+from inhouse.plan import Chosen
+from inhouse.plugins import Backend
 
 
 @click.command()
@@ -41,18 +44,18 @@ def command(home: str | None, as_json: bool) -> None:
         table([(k, n, "ok" if ok else "no", why) for k, n, ok, why in checks], ("kind", "name", "runs here", "why not"))
         for failure in failures:
             click.echo(f"failed: {failure.distribution} {failure.version}: {failure.reason}")
-    if failures or not all(ok for _, _, ok, _ in checks):
-        sys.exit(3 if failures else 0)
+    if failures:
+        sys.exit(3)
 
 
-def _check(backend: Any) -> tuple[bool, str]:
+def _check(backend: Backend) -> tuple[bool, str]:
     try:
-        made = backend.load()
-        if hasattr(made, "probe"):
-            reason = made(backend.spec.options()).probe()
-            return (not reason, str(reason or ""))
+        if not hasattr(backend.load(), "probe") or backend.spec.kind in ("tool", "agent"):
+            return True, ""  # those two are made with more than options
+        built = opt.build(backend.spec.options, {}, folder=Path(), path=backend.spec.name, where=str)
+        reason = Chosen(backend, built).ask("probe")
+    except RecipeError:
+        return True, ""  # has options without defaults: only a recipe can say
     except InhouseError as error:
         return False, error.message
-    except TypeError:
-        return True, ""  # has options without defaults: only a recipe can say
-    return True, ""
+    return not reason, str(reason or "")

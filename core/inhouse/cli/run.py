@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from types import FrameType
 
 import click
 
 from inhouse import runs
-from inhouse.cli.common import emit, home_option, json_option, load_recipe, open_kernel, set_option, verbose_option
-from inhouse.errors import Interrupted
+from inhouse.cli.common import (
+    emit,
+    home_option,
+    json_option,
+    load_recipe,
+    open_kernel,
+    set_option,
+    stop_on_interrupt,
+    verbose_option,
+)
 
 
 @click.command()
@@ -28,15 +33,7 @@ def command(
     """Run RECIPE; finished steps are not run again, a killed one goes on from its checkpoint."""
     loaded = load_recipe(recipe, sets)
     kernel = open_kernel(home, verbose=verbose)
-    cancel = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if cancel.is_set():
-            raise Interrupted("stopped at once; finished steps are kept", hint="run the same command again")
-        cancel.set()
-        click.echo("stopping after the current unit of work; press Ctrl-C again to stop at once", err=True)
-
-    signal.signal(signal.SIGINT, stop)
+    cancel = stop_on_interrupt()
     terminal = sys.stderr.isatty() and not quiet
     run = kernel.run(loaded, until=until, terminal=terminal, cancel=cancel)
     if as_json:

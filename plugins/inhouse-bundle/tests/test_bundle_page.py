@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from inhouse import Kernel, Recipe
-from inhouse.protocols import Artifact, StepTime
+from inhouse.protocols import Artifact, StepRecord
 from inhouse_bundle.figures import read_curves, read_figures
 from inhouse_bundle.page import Content, card, html
 from inhouse_bundle.plots import loss_chart, seconds_chart, solved_chart
@@ -55,7 +55,7 @@ def content(report: Mapping[str, Any], **more: Any) -> Content:
         "model": Artifact("model/gguf", Path(), "0" * 64, "quantize", "quantizer", {}),
         "model_bytes": 1000,
         "report": report,
-        "steps": [StepTime(HOSTILE, "source", "$a_b$", 2.0, True, 75.0, 10**9)],
+        "steps": [StepRecord(HOSTILE, "source", "$a_b$", 2.0, True, 75.0, 10**9)],
         "lineage": LINEAGE,
         "plugins": {"inhouse-x": "0.1"},
         "example": "",
@@ -164,7 +164,7 @@ def test_no_plot_without_figures() -> None:
 
 def test_plots_take_any_name() -> None:
     names = ["$\\frac{", "\x00\x1b[31m", "𝕏" * 60, "<&>\"'", ""]
-    svg = seconds_chart([StepTime(name, "s", "b", 0.0, False, 0.0, 0) for name in names])
+    svg = seconds_chart([StepRecord(name, "s", "b", 0.0, False, 0.0, 0) for name in names])
     assert svg
     assert "http" not in svg
     assert "<&>" not in svg

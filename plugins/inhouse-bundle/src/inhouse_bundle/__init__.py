@@ -17,13 +17,8 @@ def _one_line(instance: Any, attribute: "Attribute[str]", value: str) -> None:
 
 @frozen
 class FolderOptions:
-    """How the bundle is called, and what to ask it first."""
+    """What to ask the bundle first; it is called after the recipe."""
 
-    name: str = field(
-        default="specialist",
-        validator=validators.matches_re(r"[a-z0-9][a-z0-9_.-]{0,62}"),
-        metadata={"help": "what the specialist is called, also in Ollama (lower case, digits, - _ .)"},
-    )
     example: str = field(
         default="", validator=_one_line, metadata={"help": "a question to try first, for the model card"}
     )

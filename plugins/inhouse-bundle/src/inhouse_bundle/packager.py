@@ -75,7 +75,7 @@ class FolderPackager:
             step.services.settings(),
             step.output,
             kind=model.kind,
-            name=self.options.name,
+            name=step.recipe,
             example=self.options.example,
             knowledge=knowledge,
         )
@@ -98,12 +98,12 @@ class FolderPackager:
         report = next((each for each in inputs if each.kind == "report"), None)
         plugins = distributions(settings)
         return Content(
-            name=self.options.name,
+            name=step.recipe,
             model=inputs[0],
             model_bytes=size_of(inputs[0].path),
             report=_read_report(report),
             steps=step.history,
-            lineage=lineage(step, self.options.name, inputs, plugins),
+            lineage=lineage(step, step.recipe, inputs, plugins),
             plugins=plugins,
             example=self.options.example,
             context=step.target.context,

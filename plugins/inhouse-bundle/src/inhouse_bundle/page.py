@@ -12,7 +12,7 @@ from attrs import field, frozen
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from inhouse.protocols import Artifact, Json, StepTime
+from inhouse.protocols import Artifact, Json, StepRecord
 
 from . import words
 from .figures import ROLES, Curve, Figures, number, read_curves, read_figures
@@ -28,7 +28,7 @@ class Content:
     model: Artifact
     model_bytes: int
     report: Mapping[str, Json]
-    steps: Sequence[StepTime]
+    steps: Sequence[StepRecord]
     lineage: Mapping[str, Json]
     plugins: Mapping[str, str]
     example: str

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from inhouse.protocols import StepTime
+from inhouse.protocols import StepRecord
 
 from .figures import Curve, Figures
 from .words import duration
@@ -61,7 +61,7 @@ def solved_chart(models: Sequence[Figures], confidence: float | None) -> str | N
         return _svg(figure, "solved", "Share of held-out tasks solved by each model")
 
 
-def seconds_chart(steps: Sequence[StepTime]) -> str | None:
+def seconds_chart(steps: Sequence[StepRecord]) -> str | None:
     """Bars of the seconds each step took when it was made; None without steps."""
     if not steps:
         return None

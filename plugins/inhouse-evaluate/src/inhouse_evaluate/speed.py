@@ -1,0 +1,44 @@
+"""How fast an engine decodes: one stream, and many at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import median
+
+from attrs import frozen
+
+from inhouse.protocols import Engine, Request
+
+TOKENS = 64
+_RUNS = 3
+_PROMPT = "Count upwards, one number after the other: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"  # models go on with it
+
+
+@frozen
+class Speed:
+    """Tokens per second of wall time, the short prompt included; None when the model said nothing."""
+
+    single: float | None
+    batched: float | None
+    batch: int
+
+
+def measure_speed(engine: Engine, batch: int) -> Speed:
+    """Greedy decoding of up to 64 tokens: one stream (median of three after a warm-up), then ``batch``."""
+    single = [Request(prompt=_PROMPT, max_tokens=TOKENS)]
+    many = [Request(prompt=f"List {n}. {_PROMPT}", max_tokens=TOKENS) for n in range(batch)]
+    _rate(engine, single)
+    rates = [_rate(engine, single) for _ in range(_RUNS)]
+    return Speed(_positive(median(rates)), _positive(_rate(engine, many)), batch)
+
+
+def _rate(engine: Engine, requests: Sequence[Request]) -> float:
+    begun = time.perf_counter()
+    completions = engine.generate(requests)
+    seconds = time.perf_counter() - begun
+    return sum(completion.completion_tokens for completion in completions) / max(seconds, 1e-9)
+
+
+def _positive(rate: float) -> float | None:
+    return rate if rate > 0 else None

@@ -1,0 +1,56 @@
+"""Quantizer ``gguf``: a Hugging Face model folder becomes one GGUF file of any llama.cpp type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import field, frozen, validators
+
+from inhouse import QuantizerSpec, hookimpl
+
+PLAIN_TYPES = ("f32", "f16", "bf16")
+"""Types that are only converted, not quantised."""
+
+MATRIX_TYPES = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "q2_k_s")
+"""Types that llama.cpp refuses to write without an importance matrix."""
+
+TYPES = (
+    *PLAIN_TYPES,
+    "q8_0",
+    "q6_k",
+    *("q5_k_m", "q5_k_s", "q5_1", "q5_0"),
+    *("q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs"),
+    *("q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs"),
+    *("q2_k", "tq2_0", "tq1_0", "mxfp4_moe", "q2_0", "q1_0"),
+    *MATRIX_TYPES,
+)
+"""The names of ``enum llama_ftype`` in llama.cpp's ``llama.h``, lower case, from large to small."""
+
+
+@frozen
+class GgufOptions:
+    """What the recipe's ``[quantize.gguf]`` may say."""
+
+    type: str = field(
+        default="q4_k_m",
+        validator=validators.in_(TYPES),
+        metadata={"help": f"llama.cpp type: {', '.join(TYPES)}"},
+    )
+    threads: int = field(
+        default=0,
+        validator=validators.ge(0),
+        metadata={"help": "threads while quantising; 0 = all cores", "counts": False},
+    )
+
+
+@hookimpl
+def inhouse_quantizers() -> Iterator[QuantizerSpec]:
+    """The one quantizer of this distribution."""
+    yield QuantizerSpec(
+        name="gguf",
+        summary="GGUF for llama.cpp, Ollama and others: 16-bit, Q8_0, K-quants, Q4_0 …",
+        factory="inhouse_gguf.quantizer:GgufQuantizer",
+        options=GgufOptions,
+        consumes="model/hf",
+        produces="model/gguf",
+    )

@@ -1,0 +1,131 @@
+"""safetensors to GGUF at 16 or 32 bits, tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from attrs import frozen
+from gguf import GGUFType, GGUFWriter, LlamaFileType, get_tensor_name_map, size_label
+
+from inhouse.errors import DataError
+from inhouse_gguf.families import Family, family_of
+from inhouse_gguf.source import Source, open_source
+from inhouse_gguf.tokenizer import read_vocabulary, write_vocabulary
+from inhouse_gguf.values import TYPES, Converted
+
+Progress = Callable[[int, int, str], None]
+"""Called with bytes done, bytes in all, and the tensor at hand."""
+
+FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+}
+
+
+@frozen
+class Planned:
+    """A tensor to write: its name in GGUF and its values, read while writing."""
+
+    name: str
+    shape: tuple[int, ...]
+    wanted: str
+    load: Callable[[], Converted]
+
+
+def exact_type(folder: Path) -> str:
+    """The smallest of BF16, F16 and F32 that holds every matrix of the folder without rounding."""
+    stored = {each.dtype for each in open_source(folder).tensors.values() if len(each.shape) > 1}
+    return stored.pop() if len(stored) == 1 else "F32"
+
+
+def convert(folder: Path, target: Path, wanted: str, progress: Progress) -> None:
+    """Writes ``folder`` (``model/hf``) as the GGUF file ``target`` with matrices as ``wanted`` (F32, F16, BF16).
+
+    Vectors stay float32, as llama.cpp wants them. The file appears under its name only when it is whole.
+    Raises ``DataError`` for what cannot be converted, before anything is written.
+    """
+    source = open_source(folder)
+    family = family_of(source)
+    tensors = _plan(source, family, wanted)
+    rows = next(each.shape[0] for each in tensors if each.name == "token_embd.weight")
+    vocabulary = read_vocabulary(folder, rows)
+    aside = target.with_name(target.name + ".part")
+    writer = GGUFWriter(aside, family.arch_name)
+    try:
+        _describe(writer, source, tensors, wanted)
+        family.parameters(writer, source)
+        writer.add_vocab_size(rows)
+        write_vocabulary(writer, folder, vocabulary)
+        _write(writer, tensors, progress)
+    finally:
+        writer.close()
+    commit(aside, target)
+
+
+def commit(aside: Path, target: Path) -> None:
+    """Makes ``aside`` durable and gives it its name."""
+    with aside.open("rb+") as file:
+        os.fsync(file.fileno())
+    aside.replace(target)
+
+
+def _plan(source: Source, family: Family, wanted: str) -> list[Planned]:
+    """What will be written, in the file's order; checks that each tensor has a place."""
+    names = get_tensor_name_map(family.arch, source.need("num_hidden_layers"))
+    tied = bool(source.config.get("tie_word_embeddings"))
+    planned: list[Planned] = []
+    for name, tensor in source.tensors.items():
+        if name.endswith(family.skip) or (tied and name == "lm_head.weight"):
+            continue
+        found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise DataError(f"{name} has no place in a {family.arch_name} GGUF", where=str(source.folder))
+        kept = "F32" if len(tensor.shape) == 1 else wanted
+
+        def load(name: str = name, found: str = found, kept: str = kept) -> Converted:
+            stored = source.tensors[name]
+            return Converted(found, family.arrange(source, name, stored.load()), stored.dtype, kept)
+
+        planned.append(Planned(found, tensor.shape, kept, load))
+    for name, values in family.extra(source).items():
+        planned.append(
+            Planned(name, values.shape, "F32", lambda name=name, values=values: Converted(name, values, "F32", "F32"))
+        )
+    if not any(each.name == "token_embd.weight" for each in planned):
+        raise DataError("there is no token embedding among the tensors", where=str(source.folder))
+    return planned
+
+
+def _describe(writer: GGUFWriter, source: Source, tensors: list[Planned], wanted: str) -> None:
+    """The ``general.*`` keys."""
+    count = sum(int(np.prod(each.shape)) for each in tensors)
+    name = str(source.config.get("_name_or_path") or "").rstrip("/").rsplit("/", 1)[-1]
+    writer.add_type(GGUFType.MODEL)
+    writer.add_name(name or f"{source.config.get('model_type', 'model')} {size_label(count, count, 0, 0)}")
+    writer.add_size_label(size_label(count, count, 0, 0))
+    writer.add_file_type(FILE_TYPES[wanted])
+    writer.add_quantization_version(2)  # GGML_QNT_VERSION of ggml.h
+
+
+def _write(writer: GGUFWriter, tensors: list[Planned], progress: Progress) -> None:
+    total = 0
+    for each in tensors:
+        size = int(np.prod(each.shape)) * (4 if each.wanted == "F32" else 2)
+        total += size
+        # any dtype but uint8, which would mean that the shape counts bytes
+        writer.add_tensor_info(each.name, each.shape, np.dtype(np.float32), size, raw_dtype=TYPES[each.wanted])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    done = 0
+    for each in tensors:
+        progress(done, total, each.name)
+        values = each.load()
+        writer.write_tensor_data(cast(Any, values))
+        done += values.nbytes
+    progress(total, total, "")

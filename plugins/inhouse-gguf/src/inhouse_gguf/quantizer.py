@@ -1,0 +1,90 @@
+"""Quantizer ``gguf``: convert exactly, then let llama.cpp quantise in a child process."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+from inhouse.errors import ResourceError
+from inhouse.protocols import Artifact, Step
+from inhouse_gguf import PLAIN_TYPES, GgufOptions
+from inhouse_gguf.convert import commit, convert, exact_type
+from inhouse_gguf.engine import quantize
+from inhouse_gguf.facts import read_facts
+
+NAME = "model.gguf"
+
+
+class GgufQuantizer:
+    """Writes ``model.gguf``.
+
+    The 16-bit GGUF that llama.cpp quantises from keeps the weights' own format (bfloat16 stays bfloat16:
+    nothing is rounded twice). It lies in the step's checkpoints, so that a killed run does not convert again.
+    """
+
+    def __init__(self, options: GgufOptions) -> None:
+        self.options = options
+
+    def probe(self) -> str | None:
+        """Whether llama.cpp is installed; it is not loaded here."""
+        if importlib.util.find_spec("llama_cpp") is None:
+            return "llama-cpp-python is not installed (it is compiled: needs g++ and cmake): pip install llama-cpp-python"
+        return None
+
+    def quantize(self, step: Step, model: Artifact) -> None:
+        """``model`` (``model/hf``) to ``step.output/model.gguf``; notes type, bits_per_weight, bytes, tensor_types.
+
+        Raises ``DataError`` for a model that cannot be converted, ``ResourceError`` without room on the disk,
+        ``EngineError`` or ``StepError`` when llama.cpp fails.
+        """
+        target = step.output / NAME
+        if self.options.type in PLAIN_TYPES:
+            self._convert(step, model.path, target, self.options.type.upper())
+        else:
+            self._quantize(step, self._exact(step, model.path), target)
+        facts = read_facts(target)
+        step.note(
+            type=self.options.type,
+            bits_per_weight=facts.bits_per_weight,
+            bytes=facts.bytes,
+            parameters=facts.parameters,
+            tensor_types=facts.tensor_types,
+        )
+
+    def _exact(self, step: Step, folder: Path) -> Path:
+        """The GGUF without rounding: from an earlier, killed run, or converted now."""
+        wanted = exact_type(folder)
+        target = step.checkpoints / f"{wanted.lower()}.gguf"
+        if not target.exists():  # it gets its name only when whole
+            self._convert(step, folder, target, wanted)
+        return target
+
+    def _convert(self, step: Step, folder: Path, target: Path, wanted: str) -> None:
+        _need_room(target.parent, sum(each.stat().st_size for each in folder.glob("*.safetensors")))
+        convert(
+            folder,
+            target,
+            wanted,
+            lambda done, total, name: step.progress(done, total, unit="B", note=f"converting {name}".strip()),
+        )
+
+    def _quantize(self, step: Step, source: Path, target: Path) -> None:
+        _need_room(target.parent, source.stat().st_size // 2)
+        aside = target.with_name(target.name + ".part")
+        quantize(
+            source,
+            aside,
+            self.options.type,
+            self.options.threads,
+            lambda done, total, name: step.progress(done, total, unit="tensor", note=f"quantising {name}"),
+        )
+        commit(aside, target)
+
+
+def _need_room(folder: Path, wanted: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise ResourceError(
+            f"writing the GGUF needs {wanted / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free", where=str(folder)
+        )

@@ -1,0 +1,75 @@
+"""Changes number formats block by block, so that a tensor of any size needs little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from inhouse.errors import DataError
+
+Array = NDArray[Any]
+
+BLOCK = 8 << 20
+"""Values converted at once: 32 MiB as float32."""
+
+TYPES = {
+    "F32": GGMLQuantizationType.F32,
+    "F16": GGMLQuantizationType.F16,
+    "BF16": GGMLQuantizationType.BF16,
+}
+ITEM = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+def as_float32(values: Array, dtype: str) -> NDArray[np.float32]:
+    """``values`` (bfloat16 as uint16 bits) as float32; exact for all three formats."""
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def from_float32(values: NDArray[np.float32], dtype: str) -> Array:
+    """Rounds float32 to ``dtype``, to nearest and ties to even; bfloat16 as uint16 bits."""
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16)
+    if dtype == "BF16":
+        bits = values.view(np.uint32)
+        return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+    return values
+
+
+class Converted:
+    """A tensor that becomes another format while it is written.
+
+    Stands in for an array in ``GGUFWriter.write_tensor_data``, which asks for ``nbytes`` and ``tofile``.
+    """
+
+    def __init__(self, name: str, values: Array, source: str, wanted: str) -> None:
+        self.name = name
+        self.values = values
+        self.source = source
+        self.wanted = wanted
+        self.nbytes = values.size * ITEM[wanted]
+
+    def blocks(self) -> Iterator[Array]:
+        """Blocks of rows in the wanted format. Raises ``DataError`` for a value out of its range."""
+        rows = max(1, BLOCK // max(1, self.values[:1].size))
+        for start in range(0, len(self.values), rows):
+            block = np.ascontiguousarray(self.values[start : start + rows])
+            if self.source == self.wanted:
+                yield block
+                continue
+            exact = as_float32(block, self.source)
+            made = from_float32(exact, self.wanted)
+            if self.wanted == "F16" and not np.isfinite(made).all() and np.isfinite(exact).all():
+                raise DataError(f"{self.name} has values beyond float16 (65504)", hint="type = bf16")
+            yield made
+
+    def tofile(self, file: IO[bytes]) -> None:
+        """Writes the values at the file's position."""
+        for block in self.blocks():
+            block.tofile(file)

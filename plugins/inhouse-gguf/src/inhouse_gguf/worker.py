@@ -1,0 +1,77 @@
+"""The child process that quantises: ``python -P -m inhouse_gguf.worker``.
+
+One JSON job on the first line of stdin: {"source", "target", "type", "threads"}. stdout has one JSON object a
+line: {"tensor", "index", "count"} while it works, then {"done": true} or {"error": "..."}. stdin stays open as
+long as the parent lives.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from typing import Any
+
+TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)")
+"""llama.cpp's line before each tensor: ``[   3/ 272] blk.0.ffn_down.weight - [...]``."""
+
+LEVEL_ERROR = 4  # enum ggml_log_level in ggml.h
+
+BUFFER = 512 << 20
+"""Bytes of rows that llama.cpp may hold at once; its own default is 8 GiB."""
+
+
+def _follow_parent() -> None:
+    """Ends this process when the parent's end of stdin is gone."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def quantize(job: dict[str, Any], out: Any) -> None:
+    """Runs one job, telling ``out`` (a text file) how far it is."""
+    import llama_cpp.llama_cpp as llama
+
+    errors: list[str] = []
+
+    def say(**message: Any) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    @llama.llama_log_callback
+    def log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        line = text.decode(errors="replace").strip()
+        if found := TENSOR.match(line):
+            say(tensor=found[3], index=int(found[1]), count=int(found[2]))
+        elif level == LEVEL_ERROR and line.strip("= "):
+            errors.append(line)
+
+    llama.llama_log_set(log, ctypes.c_void_p())
+    llama.llama_backend_init()
+    name = job["type"].upper()
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = getattr(llama, "LLAMA_FTYPE_ALL_F32" if name == "F32" else f"LLAMA_FTYPE_MOSTLY_{name}")
+    params.nthread = job["threads"] or os.cpu_count() or 1
+    params.max_buf_size = BUFFER
+    code = llama.llama_model_quantize(os.fsencode(job["source"]), os.fsencode(job["target"]), ctypes.byref(params))
+    if code == 0:
+        say(done=True)
+    else:
+        say(error=" ".join(errors) or f"llama_model_quantize returned {code}")
+
+
+def main() -> None:
+    """Reads the job, keeps stdout for the protocol (native code prints there too), works."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    quantize(job, out)
+
+
+if __name__ == "__main__":
+    main()

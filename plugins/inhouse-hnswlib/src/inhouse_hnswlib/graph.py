@@ -1,0 +1,194 @@
+"""One HNSW graph over unit vectors, with deletes, replacement and exact search. Not safe under threads.
+
+hnswlib updates a vector in place badly (nodes get unreachable), so an id that comes again gets a new
+label and its old one is marked deleted. A label is ``id + (version << 48)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+
+from inhouse.errors import DataError
+from inhouse_hnswlib import Options
+
+Vectors = npt.NDArray[np.float32]
+Hit = tuple[int, float]
+
+ID_BITS = 48
+ID_MASK = (1 << ID_BITS) - 1
+BLOCK = 1024  # vectors per call into hnswlib, so that Ctrl-C is heard
+DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
+
+
+def unit(vectors: Any, dimension: int) -> Vectors:
+    """float32 (n, dimension) of length 1; a zero vector stays zero and is similar to nothing.
+
+    Raises ``ValueError`` for another shape and ``DataError`` for NaN or infinity.
+    """
+    rows = np.array(vectors, dtype=np.float32, order="C", ndmin=2)
+    if rows.size == 0:
+        return rows.reshape(0, dimension)
+    if rows.ndim != 2 or rows.shape[1] != dimension:
+        raise ValueError(f"vectors of shape {rows.shape} do not fit dimension {dimension}")
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"vector {int(bad[0])} of {len(rows)} holds NaN or infinity",
+            hint="check the embedder: its model gives numbers that are none",
+        )
+    # Scaling by the largest entry first keeps the squares of huge and of tiny vectors in range.
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    rows /= np.where(largest > 0, largest, 1)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.where(length > 0, length, 1)
+    return rows
+
+
+def ranked(ids: npt.NDArray[np.int64], scores: Vectors, k: int) -> list[Hit]:
+    """The best k of (id, similarity), best first, equal ones by id."""
+    scores = np.round(scores, DIGITS)
+    if k < len(scores):
+        kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+        keep = scores >= kth
+        ids, scores = ids[keep], scores[keep]
+    order = np.lexsort((ids, -scores))[:k]
+    return [(int(ids[at]), float(scores[at])) for at in order]
+
+
+class Graph:
+    """``labels`` maps each live id to its label; ``dead`` holds the labels marked deleted."""
+
+    def __init__(self, index: hnswlib.Index, options: Options, dimension: int) -> None:
+        self.index = index
+        self.options = options
+        self.dimension = dimension
+        self.labels: dict[int, int] = {}
+        self.dead: set[int] = set()
+        self._all: tuple[npt.NDArray[np.int64], Vectors] | None = None
+        index.set_ef(options.ef_search)
+
+    @classmethod
+    def empty(cls, options: Options, dimension: int, capacity: int = BLOCK) -> Graph:
+        """A graph without vectors."""
+        index = hnswlib.Index("ip", dimension)
+        index.init_index(max(capacity, 1), options.m, options.ef_construction, options.seed)
+        return cls(index, options, dimension)
+
+    @classmethod
+    def load(cls, path: str, options: Options, dimension: int, dead: set[int]) -> Graph:
+        """Reads a file that :meth:`save` wrote. hnswlib crashes on any other: check it first."""
+        index = hnswlib.Index("ip", dimension)
+        index.load_index(path)
+        graph = cls(index, options, dimension)
+        graph.dead = dead
+        graph.labels = {label & ID_MASK: label for label in map(int, index.get_ids_list()) if label not in dead}
+        return graph
+
+    def save(self, path: str) -> None:
+        """Writes hnswlib's own format, in place."""
+        self.index.save_index(path)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def add(self, ids: Sequence[int], vectors: Vectors) -> None:
+        """Adds unit vectors, one thread (the same order gives the same graph); known ids are replaced."""
+        new = check_ids(ids, len(vectors))
+        self._all = None
+        self._grow(len(new))
+        for start in range(0, len(new), BLOCK):
+            block = new[start : start + BLOCK]
+            labels = [self._next_label(key) for key in block]
+            self.index.add_items(vectors[start : start + BLOCK], np.array(labels), num_threads=1)
+            self.delete([key for key in block if key in self.labels])
+            self.labels.update(zip(block, labels, strict=True))
+
+    def _next_label(self, key: int) -> int:
+        label = self.labels.get(key, key)
+        while label in self.dead or self.labels.get(key) == label:
+            label += 1 << ID_BITS
+        return label
+
+    def _grow(self, more: int) -> None:
+        needed = self.index.element_count + more
+        if needed > self.index.max_elements:
+            self.index.resize_index(max(needed, 2 * self.index.max_elements))
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Marks ids deleted; unknown ones are passed over."""
+        self._all = None
+        for key in map(int, ids):
+            label = self.labels.pop(key, None)
+            if label is not None:
+                self.index.mark_deleted(label)
+                self.dead.add(label)
+
+    def is_wasteful(self) -> bool:
+        """Whether more than a fifth of the nodes are deleted."""
+        return 5 * len(self.dead) > int(self.index.element_count)
+
+    def compacted(self) -> Graph:
+        """A new graph of the live vectors only, in the order of their ids."""
+        ids, vectors = self.vectors(sorted(self.labels))
+        fresh = Graph.empty(self.options, self.dimension, len(ids))
+        fresh.add([int(key) for key in ids], vectors)
+        return fresh
+
+    def vectors(self, ids: Sequence[int]) -> tuple[npt.NDArray[np.int64], Vectors]:
+        """The ids as an array and their vectors, float32 (n, dimension)."""
+        keys = np.array(ids, dtype=np.int64)
+        if not len(keys):
+            return keys, np.zeros((0, self.dimension), np.float32)
+        found = self.index.get_items(np.array([self.labels[key] for key in ids]))
+        return keys, np.asarray(found, dtype=np.float32)
+
+    def search(self, query: Vectors, k: int, allow: Callable[[int], bool] | None = None) -> list[Hit]:
+        """Up to k (id, similarity) for a unit vector of shape (dimension,), best first."""
+        allowed = None if allow is None else [key for key in self.labels if allow(key)]
+        left = len(self.labels) if allowed is None else len(allowed)
+        k = min(k, left)
+        if k < 1:
+            return []
+        if left <= self.options.exact_below:
+            return self._exact(query, k, allowed)
+        return self._approximate(query, k, allowed) or self._exact(query, k, allowed)
+
+    def _approximate(self, query: Vectors, k: int, allowed: list[int] | None) -> list[Hit]:
+        """The graph's answer; empty when it does not reach k vectors."""
+        inside = None if allowed is None else {self.labels[key] for key in allowed}.__contains__
+        try:
+            labels, distances = self.index.knn_query(query, k=k, num_threads=1, filter=inside)
+        except RuntimeError:  # "Cannot return the results in a contiguous 2D array": it found fewer
+            return []
+        ids = labels[0].astype(np.int64) & ID_MASK
+        return ranked(ids, 1 - distances[0], k)
+
+    def _exact(self, query: Vectors, k: int, allowed: list[int] | None) -> list[Hit]:
+        if allowed is None and len(self.labels) <= self.options.exact_below:
+            if self._all is None:
+                self._all = self.vectors(sorted(self.labels))
+            ids, vectors = self._all
+            return ranked(ids, vectors @ query, k)
+        keys = sorted(self.labels if allowed is None else allowed)
+        best: list[Hit] = []
+        for start in range(0, len(keys), 8 * BLOCK):
+            ids, vectors = self.vectors(keys[start : start + 8 * BLOCK])
+            best += ranked(ids, vectors @ query, k)
+        return sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k]
+
+
+def check_ids(ids: Sequence[int], count: int) -> list[int]:
+    """The ids as plain integers. Raises ``ValueError`` unless they are ``count`` different ones below 2^48."""
+    keys = [int(key) for key in ids]
+    if len(keys) != count:
+        raise ValueError(f"{len(keys)} ids for {count} vectors")
+    if len(set(keys)) != len(keys):
+        raise ValueError("the same id twice in one call")
+    if keys and not (min(keys) >= 1 and max(keys) <= ID_MASK):
+        raise ValueError("ids have to lie between 1 and 2^48 - 1")
+    return keys

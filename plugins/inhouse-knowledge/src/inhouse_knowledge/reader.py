@@ -1,0 +1,171 @@
+"""Reads a handed-over knowledge base: from any thread, from a read-only folder, never writing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import unicodedata
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from inhouse.errors import ArtifactError
+from inhouse.protocols import Passage
+from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, explained
+
+Ids = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+MAX_TERMS = 64  # words of a query that are looked up
+BATCH = 500  # ids in one statement; SQLite allows at least 999 parameters
+
+
+@frozen
+class DocumentRow:
+    """A document as listed: its id in citations, title, where it came from, and its number of passages."""
+
+    document: str
+    title: str
+    path: str
+    chunks: int
+
+
+def match_expression(query: str) -> str:
+    """The query as an FTS5 expression: any of its words, each quoted, so that no operator is left.
+
+    Words are runs of letters, digits and marks; what stands between them is dropped. Empty if none.
+    """
+    kept = "".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in query)
+    terms = list(dict.fromkeys(kept.casefold().split()))[:MAX_TERMS]
+    return " OR ".join(f'"{term}"' for term in terms)
+
+
+class Reader:
+    """``embedder``, ``dimension`` and ``stamp`` say which vectors are inside. Safe under threads.
+
+    Raises ``ArtifactError`` for a file that is missing, damaged, or of a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._closed = False
+        if not path.is_file():
+            raise ArtifactError(f"there is no {path.name}", where=str(path.parent), hint="run the step `knowledge`")
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        path = self.path
+        with explained(path), self._connection() as connection:
+            if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise ArtifactError("this is no knowledge base", where=str(path))
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            meta = dict(connection.execute("SELECT key, value FROM meta"))
+        if version != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"this knowledge base has format {version}, this plugin reads {SCHEMA_VERSION}",
+                where=str(path),
+                hint="pip install --upgrade inhouse-knowledge, or run the step `knowledge` again",
+            )
+        try:
+            identity = json.loads(meta["identity"])
+            self.embedder, self.dimension = str(identity["embedder"]), int(identity["dimension"])
+            self.stamp = int(meta["stamp"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise ArtifactError("the knowledge base does not say what is in it", where=str(path)) from error
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection that no other thread uses meanwhile."""
+        if self._closed:
+            raise ValueError("the knowledge base is closed")
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            # immutable: no lock file and no journal is looked for, so a read-only folder will do.
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+            )
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")
+        try:
+            yield connection
+        finally:
+            self._idle.append(connection)
+            if self._closed:
+                self.close()
+
+    def close(self) -> None:
+        """Closes every connection; those in use, when they are given back."""
+        self._closed = True
+        while self._idle:
+            self._idle.popleft().close()
+
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with explained(self.path), self._connection() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def count(self) -> int:
+        """How many passages there are."""
+        return int(self._rows("SELECT count(*) FROM chunks")[0][0])
+
+    def documents(self) -> list[DocumentRow]:
+        """All documents in the order in which they were added."""
+        rows = self._rows(
+            "SELECT name, documents.title, path, count(chunks.id) FROM documents"
+            " LEFT JOIN chunks ON document = documents.id GROUP BY documents.id ORDER BY documents.id"
+        )
+        return [DocumentRow(*row) for row in rows]
+
+    def lexical(self, query: str, k: int) -> list[tuple[int, float]]:
+        """Up to k (chunk id, BM25), best first; BM25 is positive here, higher is better."""
+        expression = match_expression(query)
+        if not expression:
+            return []
+        rows = self._rows(
+            "SELECT rowid, -rank FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?", (expression, k)
+        )
+        return [(int(key), float(score)) for key, score in rows]
+
+    def passages(self, ids: Sequence[int]) -> dict[int, Passage]:
+        """The passages with these chunk ids, with score 0; unknown ids are left out."""
+        rows = self._in(
+            'SELECT chunks.id, name, number, chunks.title, chunks.text, "start", "end" FROM chunks'
+            " JOIN documents ON documents.id = document WHERE chunks.id",
+            ids,
+        )
+        return {row[0]: Passage(*row[1:], 0.0) for row in rows}
+
+    def vectors(self, ids: Sequence[int] | None = None) -> tuple[Ids, Vectors]:
+        """Chunk ids and vectors, float32 (n, dimension), by rising id; all, or those of ``ids``."""
+        if ids is None:
+            total = int(self._rows("SELECT count(*) FROM vectors")[0][0])
+            with explained(self.path), self._connection() as connection:
+                return self._matrix(connection.execute("SELECT chunk, vector FROM vectors ORDER BY chunk"), total)
+        rows = sorted(self._in("SELECT chunk, vector FROM vectors WHERE chunk", ids))
+        return self._matrix(rows, len(rows))
+
+    def _matrix(self, rows: Iterable[tuple[Any, ...]], total: int) -> tuple[Ids, Vectors]:
+        keys, matrix = np.empty(total, np.int64), np.empty((total, self.dimension), np.float32)
+        for at, (key, blob) in enumerate(rows):
+            if not isinstance(blob, bytes) or len(blob) != 4 * self.dimension:
+                raise ArtifactError(f"a vector has not {self.dimension} numbers", where=str(self.path))
+            keys[at], matrix[at] = key, np.frombuffer(blob, "<f4")
+        return keys, matrix
+
+    def _in(self, statement: str, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(ids), BATCH):
+            batch = [int(key) for key in ids[start : start + BATCH]]
+            found += self._rows(f"{statement} IN ({', '.join('?' * len(batch))})", batch)
+        return found

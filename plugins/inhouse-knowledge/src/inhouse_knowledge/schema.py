@@ -1,0 +1,90 @@
+"""The tables of a knowledge base, and what SQLite's errors mean to a user."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from inhouse.errors import ArtifactError, ResourceError
+
+SCHEMA_VERSION = 1
+"""Kept as ``PRAGMA user_version``; raise it when a table changes."""
+
+APPLICATION_ID = 0x696E6B62  # "inkb": tells a knowledge base from any other SQLite file
+
+# AUTOINCREMENT: an id is never given twice, so a vector index cannot mistake a new passage for an old one.
+# The full-text table keeps no text of its own (content=chunks); the triggers keep it in step.
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    title TEXT NOT NULL,
+    path TEXT NOT NULL,
+    text TEXT NOT NULL,
+    digest TEXT NOT NULL
+);
+CREATE TABLE chunks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    title TEXT NOT NULL,
+    text TEXT NOT NULL,
+    "start" INTEGER NOT NULL,
+    "end" INTEGER NOT NULL,
+    UNIQUE (document, number)
+);
+CREATE TABLE vectors (
+    chunk INTEGER PRIMARY KEY REFERENCES chunks ON DELETE CASCADE,
+    vector BLOB NOT NULL
+);
+CREATE VIRTUAL TABLE words USING fts5 (
+    title, text, content = 'chunks', content_rowid = 'id', tokenize = 'porter unicode61 remove_diacritics 2'
+);
+CREATE TRIGGER chunk_added AFTER INSERT ON chunks BEGIN
+    INSERT INTO words (rowid, title, text) VALUES (new.id, new.title, new.text);
+END;
+CREATE TRIGGER chunk_removed AFTER DELETE ON chunks BEGIN
+    INSERT INTO words (words, rowid, title, text) VALUES ('delete', old.id, old.title, old.text);
+END;
+"""
+
+
+def fts5_missing() -> str | None:
+    """One line when this Python's SQLite has no FTS5, else None."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.execute("CREATE VIRTUAL TABLE probe USING fts5 (text)")
+    except sqlite3.OperationalError as error:
+        return f"this Python's SQLite {sqlite3.sqlite_version} has no full-text search ({error}); use another Python"
+    finally:
+        connection.close()
+    return None
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors on ``path`` into ``ResourceError`` (full, locked) or ``ArtifactError`` (damaged)."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise ResourceError(
+                "another process is writing this knowledge base",
+                where=str(path),
+                hint="wait for it to end, then run the same command again",
+            ) from error
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+            raise ResourceError(
+                f"cannot read or write the knowledge base: {error}",
+                where=str(path),
+                hint="free some space and check that the folder is there and may be written; nothing is half done",
+            ) from error
+        raise ArtifactError(
+            f"the knowledge base is damaged: {error}",
+            where=str(path),
+            hint="run the recipe again: the step `knowledge` makes it anew",
+        ) from error

@@ -1,0 +1,56 @@
+"""Runtime ``llamacpp``: runs GGUF models with llama.cpp in a child process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import field, frozen, validators
+
+from inhouse import RuntimeSpec, hookimpl
+
+FEATURES = frozenset({"grammar", "logprobs", "stream"})
+
+
+@frozen
+class LlamaCppOptions:
+    """How the engine is run; none of it changes what a model answers beyond rounding."""
+
+    slots: int = field(
+        default=16,
+        validator=[validators.ge(1), validators.le(128)],
+        metadata={"help": "requests decoded together at most", "counts": False},
+    )
+    cache_memory: int = field(
+        default=512 << 20,
+        validator=validators.ge(0),
+        metadata={
+            "help": "bytes of key/value cache that requests decoded together may take; one context always fits",
+            "counts": False,
+        },
+    )
+    repack: str = field(
+        default="auto",
+        validator=validators.in_(("auto", "on", "off")),
+        metadata={
+            "help": "reorder quantised weights for this CPU: faster, but crashes some builds; auto tries once",
+            "counts": False,
+        },
+    )
+    patience: float = field(
+        default=300.0,
+        validator=validators.gt(0),
+        metadata={"help": "seconds without a sign of life after which the engine is given up", "counts": False},
+    )
+
+
+@hookimpl
+def inhouse_runtimes() -> Iterator[RuntimeSpec]:
+    """The one runtime of this distribution."""
+    yield RuntimeSpec(
+        name="llamacpp",
+        summary="GGUF through llama.cpp: batches, shared prompts, grammars, in a child process",
+        factory="inhouse_llamacpp.runtime:LlamaCppRuntime",
+        options=LlamaCppOptions,
+        consumes="model/gguf",
+        features=FEATURES,
+    )

@@ -1,0 +1,91 @@
+"""The Engine of a model that a child process holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from inhouse.errors import EngineError
+from inhouse.protocols import Completion, Message, Request
+from inhouse_llamacpp import FEATURES
+from inhouse_llamacpp.process import Worker, resident_memory
+
+
+class LlamaCppEngine:
+    """A loaded model; see ``inhouse.protocols.Engine``. May be used from several threads at once: what they ask
+    for is decoded together. Raises ``EngineError`` with what the engine said when the child died."""
+
+    def __init__(self, worker: Worker, *, context: int) -> None:
+        self._worker = worker
+        self._closed = False
+        self.context = context
+        self.features = FEATURES
+
+    @property
+    def pid(self) -> int:
+        """Of the process that holds the model."""
+        return self._worker.pid
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """All answers, in order; decoded together, common prefixes once."""
+        answers = self._call("generate", requests=[_plain(each) for each in requests])
+        return [Completion(**each) for each in answers]
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Pieces of one answer. Closing the iterator stops the generation."""
+        self._check_open()
+        yield from self._worker.stream("stream", requests=[_plain(request)])
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The text that the model's template makes."""
+        plain = [{"role": each.role, "content": each.content} for each in messages]
+        return str(self._call("render", messages=plain, add_generation_prompt=add_generation_prompt))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids; special tokens in the text are parsed, none is added."""
+        return list(self._call("tokenize", text=text))
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Natural log-probability of ids[i] given ids[:i], i = 1 … n-1."""
+        return list(self._call("logprobs", sequences=[[int(token) for token in each] for each in sequences]))
+
+    def memory(self) -> int:
+        """Bytes that the child holds now (PSS on Linux)."""
+        self._check_open()
+        return resident_memory(self._worker.pid)
+
+    def close(self) -> None:
+        """Ends the child. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._worker.close()
+
+    def __enter__(self) -> LlamaCppEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, op: str, **arguments: Any) -> Any:
+        self._check_open()
+        return self._worker.call(op, **arguments)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed")
+
+
+def _plain(request: Request) -> dict[str, Any]:
+    """A request as JSON."""
+    return {
+        "messages": [{"role": each.role, "content": each.content} for each in request.messages],
+        "prompt": request.prompt,
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop),
+        "grammar": request.grammar,
+        "temperature": request.temperature,
+        "seed": request.seed,
+    }

@@ -1,0 +1,43 @@
+"""Log-probabilities of given tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inhouse_llamacpp.cache import common_prefix
+from inhouse_llamacpp.native import OUTPUTS, Context, Row
+
+
+def log_softmax_at(logits: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """log softmax(logits)[i, tokens[i]] in float32, for logits of shape (n, tokens); shape (n,)."""
+    highest = logits.max(axis=1, keepdims=True)
+    total = np.log(np.exp(logits - highest).sum(axis=1))
+    chosen: NDArray[np.float32] = logits[np.arange(len(tokens)), tokens] - highest[:, 0] - total
+    return chosen
+
+
+def score(context: Context, sequence: int, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Natural log-probability of ids[i] given ids[:i], i = 1 … n-1, for each of ``sequences``.
+
+    Uses the cache's sequence number ``sequence``, and leaves it empty. The beginning that a sequence has in common
+    with the one before it is not computed again.
+    """
+    results: list[list[float]] = []
+    before: Sequence[int] = ()
+    for ids in sequences:
+        # the last common token is decoded again: what follows it differs
+        known = max(0, common_prefix(before, ids) - 1)
+        context.truncate(sequence, known)
+        values = results[-1][:known] if known else []
+        for start in range(known, len(ids) - 1, OUTPUTS):
+            chunk = ids[start : min(start + OUTPUTS, len(ids) - 1)]
+            logits = context.decode([Row(token, start + i, sequence, True) for i, token in enumerate(chunk)])
+            following = np.array(ids[start + 1 : start + 1 + len(chunk)])
+            values.extend(float(each) for each in log_softmax_at(logits, following))
+        before = ids
+        results.append(values)
+    context.truncate(sequence, 0)
+    return results

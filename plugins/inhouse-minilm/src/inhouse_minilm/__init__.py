@@ -1,0 +1,41 @@
+"""Declares the embedder ``minilm``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import field, frozen, validators
+
+from inhouse import EmbedderSpec, hookimpl
+
+
+@frozen
+class Options:
+    """Which encoder, and how it runs."""
+
+    model: Path | None = field(
+        default=None,
+        metadata={"help": "folder of another BERT-like encoder (safetensors); else all-MiniLM-L6-v2"},
+    )
+    batch_size: int = field(
+        default=32,
+        validator=[validators.ge(1), validators.le(4096)],
+        metadata={"help": "texts in one pass", "counts": False},
+    )
+    threads: int = field(
+        default=0,
+        validator=validators.ge(0),
+        metadata={"help": "threads of one pass; 0 leaves it to torch", "counts": False},
+    )
+
+
+@hookimpl
+def inhouse_embedders() -> Iterator[EmbedderSpec]:
+    """The one embedder of this distribution."""
+    yield EmbedderSpec(
+        name="minilm",
+        summary="all-MiniLM-L6-v2 (384 dimensions, English), on the CPU, no network",
+        factory="inhouse_minilm.embedder:MiniLM",
+        options=Options,
+    )

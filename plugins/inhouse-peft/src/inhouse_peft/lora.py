@@ -1,0 +1,147 @@
+"""The trainer `lora`: completion-only loss on chats, held-out loss, early stop, merge."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from inhouse.errors import DataError
+from inhouse.protocols import Artifact, Step
+from inhouse_torch.allocator import keep_freed_memory
+from inhouse_torch.folders import load_model, load_tokenizer, save_model, stored_dtype
+from inhouse_torch.forward import joined_losses, mean_loss
+from inhouse_torch.loop import Settings, fit
+from inhouse_torch.packing import Sample
+from inhouse_torch.precision import compute_dtype
+from inhouse_torch.report import telling
+
+from . import Lora
+from .adapter import add_adapter, merge, save_adapter
+from .chats import encode
+from .dropout import Dropout
+from .patch import speed_up
+
+
+class LoraTask:
+    """The adapter in ``model`` (peft's) on chats; see :class:`inhouse_torch.loop.Task`."""
+
+    def __init__(self, model: Any, train: Sequence[Sample], heldout: Sequence[Sample], options: Lora) -> None:
+        self.count = len(train)
+        self.parameters: Mapping[str, nn.Parameter] = {
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
+        self._train, self._heldout = train, heldout
+        self._most = options.micro_batch_tokens
+        self._dropout = Dropout(options.dropout)
+        self._causal = model.get_base_model()
+        self.patched = speed_up(self._causal, self._dropout)
+        self._causal.train()
+
+    def begin(self, *key: int) -> None:
+        """Seeds the dropout."""
+        self._dropout.begin(*key)
+
+    def targets(self, rows: Sequence[int]) -> int:
+        """Tokens of the assistant."""
+        return sum(self._train[row].targets for row in rows)
+
+    def losses(self, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Summed losses of the micro-batches."""
+        return joined_losses(self._causal, [self._train[row] for row in rows], self._most)
+
+    def heldout(self) -> float | None:
+        """Mean loss on the chats kept out, without dropout."""
+        return mean_loss(self._causal, self._heldout, self._most)
+
+    def name(self, row: int) -> str:
+        """File and line of the chat."""
+        return self._train[row].name
+
+    def close(self) -> None:
+        """Gives the model its own forwards back."""
+        self.patched.undo(self._causal)
+
+
+def read_chats(file: Path, tokenizer: Any, context: int) -> tuple[list[Sample], int]:
+    """The chats of a JSON-lines file (rows with ``messages``), and how many were cut to ``context`` tokens.
+
+    Raises ``DataError`` with file and line.
+    """
+    samples: list[Sample] = []
+    cut = 0
+    if not file.exists():
+        return samples, cut
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            name = f"{file}:{number}"
+            try:
+                messages = json.loads(line)["messages"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError("this row is no JSON object with messages", where=name) from error
+            sample, shortened = encode(tokenizer, messages, context=context, name=name)
+            samples.append(sample)
+            cut += shortened
+    return samples, cut
+
+
+def split_off(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """(training, held out) by a seeded draw; at least one sample stays for training."""
+    order = list(range(len(samples)))
+    random.Random(seed).shuffle(order)  # noqa: S311  (a split, not a secret)
+    apart = set(order[: min(round(share * len(samples)), len(samples) - 1)])
+    return [s for i, s in enumerate(samples) if i not in apart], [samples[i] for i in sorted(apart)]
+
+
+class LoraTrainer:
+    """Reads ``model/hf`` and ``text/chat``; writes the merged ``model/hf`` and the ``adapter/peft``."""
+
+    def __init__(self, options: Lora) -> None:
+        self.options = options
+
+    def train(self, step: Step, *inputs: Any) -> None:
+        """Trains, goes on from a checkpoint if there is one, and writes adapter and merged model."""
+        base, data = inputs
+        options = self.options
+        keep_freed_memory()
+        dtype = compute_dtype(options.compute_dtype)
+        model = load_model(base.path, dtype)
+        context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))
+        train, heldout = self._data(step, base, data, context)
+        tuned = add_adapter(model, options, step.seed)
+        task = LoraTask(tuned, train, heldout, options)
+        telling(step, lambda tell: fit(task, self._settings(), seed=step.seed, folder=step.checkpoints, tell=tell))
+        task.close()
+        step.note(train_chats=len(train), heldout_chats=len(heldout), compute_dtype=str(dtype).removeprefix("torch."))
+        save_adapter(tuned, step.outputs["adapter/peft"])
+        save_model(merge(tuned), base.path, step.outputs["model/hf"], stored_dtype(base.path))
+
+    def _data(self, step: Step, base: Artifact, data: Artifact, context: int) -> tuple[list[Sample], list[Sample]]:
+        tokenizer = load_tokenizer(base.path)
+        train, cut = read_chats(data.path / "train.jsonl", tokenizer, context)
+        heldout, _ = read_chats(data.path / "heldout.jsonl", tokenizer, context)
+        if not train:
+            raise DataError("there are no chats to train on", where=str(data.path / "train.jsonl"))
+        if cut:
+            step.notice(f"{cut} of {len(train)} chats are longer than {context} tokens and were cut at a turn border")
+            step.note(cut_chats=cut)
+        return (train, heldout) if heldout else split_off(train, self.options.heldout, step.seed)
+
+    def _settings(self) -> Settings:
+        options = self.options
+        return Settings(
+            learning_rate=options.learning_rate,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+            warmup=options.warmup,
+            decay=options.decay,
+            weight_decay=options.weight_decay,
+            clip=options.clip,
+            evaluations=options.evaluations,
+            patience=options.patience,
+            checkpoint_seconds=options.checkpoint_seconds,
+        )

