@@ -99,12 +99,13 @@ def counting(options: Any) -> dict[str, Any]:
 
 def described(kind: type[Any]) -> list[tuple[str, str, Any, str]]:
     """(name, type, default, help) of each option, for docs and ``inhouse config``."""
-    rows = []
+    rows, hints = [], get_type_hints(kind)
     for each in fields(kind):
         default = each.default
         if isinstance(default, Factory):  # type: ignore[arg-type]
             default = default.factory() if not default.takes_self else "…"
-        shown = getattr(each.type, "__name__", str(each.type)) if not get_args(each.type) else str(each.type)
+        hint = hints[each.name]
+        shown = str(hint).replace("pathlib.", "").replace("typing.", "") if get_args(hint) else hint.__name__
         rows.append((each.name, shown, None if default is NOTHING else default, each.metadata.get("help", "")))
     return rows
 

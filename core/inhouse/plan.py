@@ -127,6 +127,7 @@ class Planner:
         at = key
         while at and at not in self.recipe.origins:
             at = at.rpartition(".")[0]
+        at = at or ("agent.tools" if key.startswith("tools.") else "")  # a tool without a table of its own
         return f"{self.recipe.origins.get(at, self.recipe.path)}: {key}"
 
     def choose(self, kind: str, section: Section) -> Chosen:

@@ -144,7 +144,10 @@ class Reader:
             " JOIN documents ON documents.id = document WHERE chunks.id",
             ids,
         )
-        return {row[0]: Passage(*row[1:], 0.0) for row in rows}
+        return {
+            key: Passage(name, number, title, text, start, end, 0.0)
+            for key, name, number, title, text, start, end in rows
+        }
 
     def vectors(self, ids: Sequence[int] | None = None) -> tuple[Ids, Vectors]:
         """Chunk ids and vectors, float32 (n, dimension), by rising id; all, or those of ``ids``."""

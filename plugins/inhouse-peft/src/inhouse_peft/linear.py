@@ -68,7 +68,7 @@ def _adapter_grads(
         grad_narrow[:, own] = torch.mm(wide, b).mul_(scale * keep)
         grad_bs.append(torch.mm(narrow[:, own].t(), wide).mul_(scale).t())
         start += b.shape[1]
-    grad_as = (grad_narrow.t() @ branch).split([b.shape[1] for b in bs])
+    grad_as = torch.split(grad_narrow.t() @ branch, [b.shape[1] for b in bs])
     return grad_narrow, [part for pair in zip(grad_as, grad_bs, strict=True) for part in pair]
 
 

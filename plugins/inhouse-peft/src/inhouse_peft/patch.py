@@ -108,7 +108,7 @@ def _layers(module: nn.Module, *names: str) -> list[LoraWeights] | None:
 
 def _mlp_forward(module: nn.Module, dropout: Dropout) -> Forward | None:
     layers = _layers(module, "gate_proj", "up_proj", "down_proj")
-    if layers is None or any(layer.bias is not None for layer in layers):
+    if layers is None:
         return None
     gate, up, down = layers
 

@@ -87,7 +87,7 @@ def take(step: Step, model: ModelFolder, output: Path) -> None:
             step.progress(done, total, unit="B", note=file.name)
 
 
-def tell(step: Step, model: ModelFolder, **facts: Any) -> None:
+def tell(step: Step, model: ModelFolder, /, **facts: Any) -> None:
     """Notes what the model is, and warns when it cannot chat."""
     names = [file.name for file in model.files]
     settings = next((file for file in model.files if file.name == "tokenizer_config.json"), None)

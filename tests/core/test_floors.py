@@ -1,0 +1,69 @@
+"""The house: imports go down the floors, files stay small, and what is installed is what is written."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from inhouse.known import FIRST_PARTY
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = sorted((ROOT / "core" / "inhouse").rglob("*.py"))
+
+
+def test_imports_go_down_the_floors() -> None:
+    console = Path(sys.executable).with_name("lint-imports")
+    made = subprocess.run([str(console), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout
+
+
+def test_every_module_is_on_a_floor() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    floors = {name.strip() for floor in contract["layers"] for name in floor.split("|")}
+    modules = {f"inhouse.{each.relative_to(ROOT / 'core/inhouse').with_suffix('').parts[0]}" for each in CORE}
+    assert modules - floors == {"inhouse.__init__"}
+
+
+def test_the_core_depends_on_the_five() -> None:
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert sorted(re.split(r"[<>=]", each)[0] for each in needs) == ["attrs", "cattrs", "click", "pluggy", "structlog"]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{node.name} has {length} lines"
+
+
+def test_the_entry_points_file_is_what_is_installed() -> None:
+    written = configparser.ConfigParser()
+    written.read(ROOT / "entry_points.txt")
+    installed = {(each.group, each.name, each.value) for each in distribution("inhouse").entry_points}
+    assert installed == {(group, name, value) for group in written.sections() for name, value in written[group].items()}
+
+
+def test_what_to_install_for_a_backend_is_what_declares_it() -> None:
+    """The hint ``pip install inhouse-x`` names the plugin folder whose module declares that backend."""
+    for (kind, name), package in FIRST_PARTY.items():
+        folder = ROOT / "plugins" / package
+        sources = "".join(each.read_text(encoding="utf-8") for each in (folder / "src").glob("*/__init__.py"))
+        assert f'name="{name}"' in sources, f"{package} does not declare {kind} {name!r}"
+
+
+def test_every_first_party_backend_is_known() -> None:
+    for folder in sorted((ROOT / "plugins").iterdir()):
+        for module in (folder / "src").glob("*/__init__.py"):
+            for name in re.findall(r'Spec\(\s*name="([\w-]+)"', module.read_text(encoding="utf-8")):
+                assert any(each == name for _, each in FIRST_PARTY), f"{folder.name}: {name}"
