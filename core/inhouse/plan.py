@@ -252,6 +252,7 @@ class Planner:
                 )
 
     def _probe(self, steps: list[PlannedStep]) -> None:
+        taken = {name for step in steps for group in step.inputs if group for name, _ in group}
         for step, section in zip(steps, self.recipe.steps, strict=True):
             runtimes = [each for each in step.uses if each.backend.spec.kind == "runtime"]
             for each in (step.chosen, *step.chosen.slots.values(), *runtimes):
@@ -259,7 +260,7 @@ class Planner:
                 if reason:
                     where = self.where(f"{section.section.path}.use")
                     raise ResourceError(str(reason), where=where, plugin=each.backend.label)
-            context = _said(step.chosen, "context") if step.stage == "source" else 0
+            context = _said(step.chosen, "context") if step.stage == "source" and step.name in taken else 0
             if 0 < context < self.recipe.target.context:
                 raise RecipeError(
                     f"context {self.recipe.target.context} is longer than the model's {context}",

@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from support import distributions, fakes
 
 from inhouse.kernel import Kernel
 from inhouse.plugins import Registry
+from support import distributions, fakes
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fakes import Parrot, write_recipe
-from support.fakes import EchoEngine as Engine
 
 from inhouse import Bundle, InhouseError, Kernel, Recipe
 from inhouse.answering import answer, answer_all
 from inhouse.errors import ArtifactError, DataError, RecipeError
 from inhouse.plugins import Registry
 from inhouse.protocols import Message
+from support.fakes import EchoEngine as Engine
+from support.fakes import Parrot, write_recipe
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, registry: Registry) -> None:
 
 
 def test_a_recipe_without_an_agent_makes_a_bundle_without_one(kernel: Kernel, tmp_path: Path, registry: Registry) -> None:
-    text = 'name = "bare"\n[base]\nuse = "blank"\n[runtime]\nuse = "echo"\n[bundle]\nuse = "box"\n'
+    text = 'name = "bare"\n[target]\ncontext = 64\n[base]\nuse = "blank"\n[runtime]\nuse = "echo"\n[bundle]\nuse = "box"\n'
     run = kernel.run(Recipe.load(write_recipe(tmp_path / "bare", text), environment={}))
     with Bundle(str(run.record.bundle), registry) as opened, pytest.raises(RecipeError, match="has no agent"):
         opened.ask("hello")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.distributions import TESTS, environment, registry
 
 from inhouse import Bus, InhouseError, Kernel, Recipe, SourceSpec, hookimpl, journal, runs
 from inhouse.codec import EventCodec
@@ -35,6 +34,7 @@ from inhouse.events import (
     UnknownEvent,
 )
 from inhouse.protocols import Artifact
+from support.distributions import TESTS, environment, registry
 
 Module = Callable[..., str]
 STEPS = ["base", "data", "finetune", "quantize", "knowledge", "evaluate", "bundle"]

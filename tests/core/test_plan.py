@@ -11,15 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.distributions import TESTS, environment, registry
-from support.fakes import RECIPE, write_recipe
 
-from inhouse import EvaluatorSpec, Input, Kernel, QuantizerSpec, Recipe, RuntimeSpec, TrainerSpec, hookimpl
+from inhouse import EvaluatorSpec, Input, Kernel, QuantizerSpec, Recipe, RuntimeSpec, hookimpl
 from inhouse.artifacts import tree_bytes
 from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
 from inhouse.plan import Plan, check_disk, disk_needed
 from inhouse.plugins import Registry
 from inhouse.protocols import Artifact
+from support.distributions import TESTS, environment, registry
+from support.fakes import RECIPE, write_recipe
 
 Module = Callable[..., str]
 

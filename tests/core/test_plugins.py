@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from support.distributions import points, registry
 
 from inhouse import QuantizerSpec, RuntimeSpec, hookimpl
 from inhouse.bus import Bus
 from inhouse.errors import PluginError, RecipeError
 from inhouse.events import Event, StepFinished
 from inhouse.plugins import Registry
+from support.distributions import points, registry
 
 Module = Callable[..., str]
 

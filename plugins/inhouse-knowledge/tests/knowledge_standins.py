@@ -32,11 +32,11 @@ class HashingEmbedder:
         self.before(len(self.calls))
         self.calls.append(list(texts))
         rows = np.zeros((len(texts), DIMENSION), np.float32)
-        for row, text in zip(rows, texts, strict=True):
+        for at, text in enumerate(texts):
             for word in text.lower().split():
                 seed = int.from_bytes(hashlib.sha256(word.encode("utf-8", "replace")).digest()[:4])
-                row += np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
-            row /= np.linalg.norm(row) or 1
+                rows[at] += np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
+            rows[at] /= np.linalg.norm(rows[at]) or 1
         return rows
 
 

@@ -127,6 +127,7 @@ def test_an_unreadable_turn_is_corrected_once(make: Any) -> None:
     answer, requests = drive(make(), ["I think 30 days.", DONE])
     assert answer.outcome == "answered"
     assert requests[1].messages[-1].content.startswith("Observation: error: expected two lines, got 1.")
+    assert "one of search, hand_over with" in requests[1].messages[-1].content
     answer, _ = drive(make(), ["I think 30 days.", LOOK, "Well."])
     assert answer.outcome == "gave_up"
     assert "could not be read" in answer.text

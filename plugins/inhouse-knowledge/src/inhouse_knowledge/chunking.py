@@ -135,7 +135,9 @@ def _packed(text: str, spans: tuple[Span, ...], limit: int, count: Count) -> Ite
     start = end = -1
     held = 0
     for (left, right), tokens in pieces:
-        if start >= 0 and (held >= target or held + tokens > limit):
+        full = held >= target or held + tokens > limit
+        # White space, and where words meet, may count too: so the joined text is counted once more.
+        if start >= 0 and (full or count(text[start:right].strip()) > limit):
             yield start, end
             start, held = -1, 0
         start = left if start < 0 else start

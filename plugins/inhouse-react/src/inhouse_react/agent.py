@@ -73,7 +73,8 @@ class React:
                 )
             schemas.append(HAND_OVER)
         check_schemas(schemas)
-        self.system = _read_system(options.system, [schema.name for schema in schemas])
+        self.names = [schema.name for schema in schemas]
+        self.system = _read_system(options.system, self.names)
         self.grammar = build_grammar(schemas) if options.grammar else None
 
     def start(
@@ -121,8 +122,8 @@ class React:
                 return talk.gave_up(f"two turns could not be read, the last: {turn.reason}")
             talk.corrected = True
             talk.observe(
-                f"error: {turn.reason}. Write 'Thought: ...' on one line, then on the next either "
-                "'Action: tool {\"name\": \"value\"}' or 'Final: ...'"
+                f"error: {turn.reason}. Write 'Thought:' and a thought on one line; on the next 'Action:' and "
+                f"one of {', '.join(self.names)} with its arguments, or 'Final:' and the answer."
             )
             return None
         if self.options.hand_over and turn.tool == HAND_OVER.name:

@@ -64,7 +64,7 @@ def parse_turn(text: str) -> Turn:
 def _parse_action(thought: str, line: str) -> Action | Unreadable:
     match = _ACTION.fullmatch(line)
     if match is None:
-        return Unreadable('an action is a tool and its arguments: Action: tool {"name": "value"}')
+        return Unreadable("an action is the name of a tool and its arguments in braces")
     try:
         arguments = json.loads(match[2], object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError):

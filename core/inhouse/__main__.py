@@ -1,0 +1,5 @@
+"""``python -m inhouse``"""
+
+from inhouse.cli import main
+
+main()

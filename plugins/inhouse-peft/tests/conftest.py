@@ -1,0 +1,140 @@
+"""A tiny model with a real tokenizer and chat template, and a step that records what it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attrs import define, field
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.decoders import ByteLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+SYSTEM = {"role": "system", "content": "You answer questions about numbers in one short line."}
+
+
+def make_chats(count: int, first: int = 0) -> list[dict[str, Any]]:
+    """Chats of one or two turns about sums."""
+    rows = []
+    for number in range(first, first + count):
+        messages = [SYSTEM, {"role": "user", "content": f"What is {number} and {number % 7}?"}]
+        messages.append({"role": "assistant", "content": f"Final: {number + number % 7}"})
+        if number % 3 == 0:
+            messages += [
+                {"role": "user", "content": "Are you sure about it?"},
+                {"role": "assistant", "content": f"Yes: {number + number % 7}"},
+            ]
+        rows.append({"id": f"row-{number}", "messages": messages})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A byte-level BPE tokenizer with ChatML."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=380,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    trained.train_from_iterator([m["content"] for row in make_chats(60) for m in row["messages"]], trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=trained, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    made.chat_template = CHATML
+    return made
+
+
+@pytest.fixture(scope="session")
+def base(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with tied embeddings, bf16, as a folder."""
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("base")
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    """A text/chat artifact."""
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    for name, rows in (("train", make_chats(22)), ("heldout", make_chats(5, first=100))):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+class Killed(BaseException):
+    """What a test stops a trainer with."""
+
+
+@define
+class RecordingStep:
+    """A step for tests: keeps metrics, notes and notices; ``kill_at`` raises after that many steps."""
+
+    outputs: dict[str, Path]
+    checkpoints: Path
+    seed: int = 7
+    kill_at: int = 0
+    name: str = "train"
+    losses: list[tuple[int, float]] = field(factory=list)
+    heldout: list[tuple[int, float]] = field(factory=list)
+    notices: list[str] = field(factory=list)
+    facts: dict[str, Any] = field(factory=dict)
+    history: Sequence[Any] = ()
+
+    @property
+    def output(self) -> Path:
+        """The first output."""
+        return next(iter(self.outputs.values()))
+
+    def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
+        """Raises when it is time."""
+        if done == self.kill_at:
+            raise Killed
+
+    def metric(self, name: str, value: float, *, at: int) -> None:
+        """Keeps losses."""
+        if name == "loss":
+            self.losses.append((at, value))
+        if name == "heldout_loss":
+            self.heldout.append((at, value))
+
+    def notice(self, message: str, *, level: str = "info") -> None:
+        """Keeps the line."""
+        self.notices.append(message)
+
+    def note(self, **facts: Any) -> None:
+        """Keeps the facts."""
+        self.facts.update(facts)
+
+
+@pytest.fixture
+def make_step(tmp_path: Path) -> Any:
+    """Steps with folders of their own; ``make_step("a")`` twice shares the checkpoints, as a resumed run does."""
+
+    def make(name: str, *kinds: str, kill_at: int = 0) -> RecordingStep:
+        outputs = {}
+        for kind in kinds or ("model/hf", "adapter/peft"):
+            outputs[kind] = tmp_path / name / kind.replace("/", "-")
+            outputs[kind].mkdir(parents=True, exist_ok=True)
+        checkpoints = tmp_path / name / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        return RecordingStep(outputs, checkpoints, kill_at=kill_at)
+
+    return make

@@ -1,0 +1,137 @@
+"""The trainer end to end on a tiny model: exact resume, same bits, adapter for plain peft, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from inhouse.errors import DataError, RecipeError, StepError
+from inhouse.protocols import Artifact
+from inhouse_peft import Lora
+from inhouse_peft.lora import LoraTrainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's use of it
+OPTIONS: dict[str, Any] = {
+    "rank": 4, "alpha": 8, "learning_rate": 5e-3, "batch_size": 4, "epochs": 2, "evaluations": 2, "patience": 0,
+    "dropout": 0.1, "compute_dtype": "float32",
+}  # fmt: skip
+
+
+def train(step: Any, base: Path, chats: Path, **changed: Any) -> None:
+    trainer = LoraTrainer(Lora(**{**OPTIONS, **changed}))
+    trainer.train(step, Artifact("model/hf", base, ""), Artifact("text/chat", chats, ""))
+
+
+def tensors(step: Any, kind: str) -> dict[str, torch.Tensor]:
+    (file,) = step.outputs[kind].glob("*.safetensors")
+    found: dict[str, torch.Tensor] = load_file(file)
+    return found
+
+
+def test_it_learns_and_says_so(make_step: Any, base: Path, chats: Path) -> None:
+    step = make_step("a")
+    train(step, base, chats, epochs=6)
+    assert step.facts["steps"] == 36
+    assert step.losses[-1][1] < 0.8 * step.losses[0][1]
+    assert step.heldout[-1][1] < step.heldout[0][1]
+    assert step.facts["best_heldout_loss"] == min(loss for _, loss in step.heldout)
+    assert step.facts["train_chats"] == 22
+
+
+@pytest.mark.parametrize("killed_at", [1, 5, 6, 9])
+def test_killed_and_resumed_is_the_run_that_was_not(make_step: Any, base: Path, chats: Path, killed_at: int) -> None:
+    whole = make_step("whole")
+    train(whole, base, chats)
+    broken = make_step("broken", kill_at=killed_at)
+    with pytest.raises(BaseException, match="^$"):
+        train(broken, base, chats)
+    resumed = make_step("broken")
+    train(resumed, base, chats)
+    assert resumed.losses[0][0] == killed_at + 1
+    assert broken.losses + resumed.losses == whole.losses
+    assert resumed.facts["heldout_losses"] == whole.facts["heldout_losses"]
+    for kind in whole.outputs:
+        for name, tensor in tensors(whole, kind).items():
+            assert torch.equal(tensor, tensors(resumed, kind)[name]), name
+
+
+def test_a_run_without_its_last_checkpoint_repeats_the_same_losses(make_step: Any, base: Path, chats: Path) -> None:
+    """As SIGKILL leaves it: the last steps are not in any checkpoint."""
+    whole = make_step("whole")
+    train(whole, base, chats)
+    broken = make_step("broken", kill_at=3)
+    with pytest.raises(BaseException, match="^$"):
+        train(broken, base, chats)
+    (broken.checkpoints / ".new-00000004").mkdir()  # a checkpoint that was being written
+    resumed = make_step("broken")
+    train(resumed, base, chats)
+    assert resumed.losses == whole.losses[3:]
+
+
+def test_the_adapter_loads_in_plain_peft_and_the_merge_is_the_same_model(
+    make_step: Any, base: Path, chats: Path
+) -> None:
+    step = make_step("a")
+    train(step, base, chats)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
+    tuned = PeftModel.from_pretrained(plain, step.outputs["adapter/peft"])
+    merged = AutoModelForCausalLM.from_pretrained(step.outputs["model/hf"], dtype=torch.float32)
+    assert tied
+    assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+    ids = torch.arange(5, 25).unsqueeze(0)
+    with torch.no_grad():
+        wanted, found = tuned(ids).logits, merged(ids).logits
+    assert torch.allclose(wanted, found, atol=0.03 * float(wanted.abs().max()))  # bf16 weights
+    stored = tensors(step, "model/hf")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    before, after = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(step.outputs["model/hf"])
+    assert before.chat_template == after.chat_template
+    assert before.get_vocab() == after.get_vocab()
+
+
+def test_early_stop_keeps_the_best(make_step: Any, base: Path, chats: Path) -> None:
+    step = make_step("a")
+    train(step, base, chats, learning_rate=0.3, epochs=40, evaluations=1, patience=2, decay="constant")
+    assert step.facts["stopped_early"]
+    assert step.facts["best_step"] < step.facts["steps"] < 240
+    assert "stopped early" in step.notices[-1]
+
+
+def test_accumulation_changes_nothing_beyond_rounding(make_step: Any, base: Path, chats: Path) -> None:
+    whole, pieces = make_step("whole"), make_step("pieces")
+    train(whole, base, chats, dropout=0.0)
+    train(pieces, base, chats, dropout=0.0, micro_batch_tokens=60)
+    for (_, wanted), (_, found) in zip(whole.losses, pieces.losses, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_names_the_row(make_step: Any, base: Path, chats: Path, monkeypatch: Any) -> None:
+    from inhouse_torch import forward
+
+    own = forward.joined_loss
+
+    def poisoned(model: Any, packed: Any) -> torch.Tensor:
+        loss = own(model, packed)
+        return loss * float("nan") if 1 in packed.input_ids and packed.real_tokens > 70 else loss
+
+    monkeypatch.setattr(forward, "joined_loss", poisoned)
+    with pytest.raises(StepError, match=r"not a number at step 1 .*jsonl:\d+"):
+        train(make_step("a"), base, chats)
+
+
+def test_what_a_user_can_get_wrong(make_step: Any, base: Path, chats: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"fits no layer.*\n.*q_proj"):
+        train(make_step("a"), base, chats, targets="query_key_value")
+    (chats / "train.jsonl").write_text('{"messages": []}\n')
+    with pytest.raises(DataError, match=r"train.jsonl:1.*no assistant turn"):
+        train(make_step("b"), base, chats)
+    (chats / "train.jsonl").write_text("no json\n")
+    with pytest.raises(DataError, match=r"train.jsonl:1.*no JSON"):
+        train(make_step("c"), base, chats)

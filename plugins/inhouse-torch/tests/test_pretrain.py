@@ -1,0 +1,148 @@
+"""The trainer `pretrain` on a tiny model: it learns, resumes exactly and writes a model that loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from inhouse.errors import ArtifactError, DataError
+from inhouse.protocols import Artifact
+from inhouse_torch import Pretrain
+from inhouse_torch.loop import Moment, Settings, fit
+from inhouse_torch.packing import Sample
+from inhouse_torch.pretrain import PretrainTask, PretrainTrainer
+
+
+class Killed(BaseException):
+    """What a test stops a trainer with."""
+
+
+class Step:
+    """Keeps what it is told; raises after ``kill_at`` steps."""
+
+    seed, name, history = 3, "pretrain", ()
+
+    def __init__(self, folder: Path, kill_at: int = 0) -> None:
+        self.output, self.checkpoints, self.kill_at = folder / "out", folder / "checkpoints", kill_at
+        self.losses: list[tuple[int, float]] = []
+        self.facts: dict[str, Any] = {}
+        self.notices: list[str] = []
+        for path in (self.output, self.checkpoints):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def progress(self, done: float, total: float, **_: Any) -> None:
+        if done == self.kill_at:
+            raise Killed
+
+    def metric(self, name: str, value: float, *, at: int) -> None:
+        if name == "loss":
+            self.losses.append((at, value))
+
+    def notice(self, message: str, **_: Any) -> None:
+        self.notices.append(message)
+
+    def note(self, **facts: Any) -> None:
+        self.facts.update(facts)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Artifact:
+    letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = Tokenizer(models.BPE(vocab={**letters, "<end>": 256}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    folder = tmp_path / "base"
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Artifact("model/hf", folder, "")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Artifact:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    rows = [{"id": f"doc-{n}", "title": f"Title {n}", "text": "All bags are blue. " * (n % 5 + 1)} for n in range(11)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Artifact("text/corpus", folder, "")
+
+
+OPTIONS = Pretrain(learning_rate=3e-3, batch_size=4, epochs=4, compute_dtype="float32")
+
+
+def test_it_learns_the_documents_and_tells_what_it_cut(tmp_path: Path, base: Artifact, corpus: Artifact) -> None:
+    step = Step(tmp_path / "a")
+    PretrainTrainer(OPTIONS).train(step, base, corpus)
+    assert step.losses[-1][1] < 0.8 * step.losses[0][1]
+    assert "cut into pieces" in step.notices[0]
+    assert step.facts["heldout_documents"] >= 1
+    assert step.facts["best_heldout_loss"] is not None
+    made = AutoModelForCausalLM.from_pretrained(step.output)
+    assert made.dtype == torch.bfloat16
+    assert made.get_output_embeddings().weight is made.get_input_embeddings().weight
+    assert (step.output / "tokenizer.json").read_bytes() == (base.path / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 7])
+def test_killed_and_resumed_is_the_run_that_was_not(
+    tmp_path: Path, base: Artifact, corpus: Artifact, killed_at: int
+) -> None:
+    whole, broken = Step(tmp_path / "whole"), Step(tmp_path / "broken", kill_at=killed_at)
+    PretrainTrainer(OPTIONS).train(whole, base, corpus)
+    with pytest.raises(Killed):
+        PretrainTrainer(OPTIONS).train(broken, base, corpus)
+    resumed = Step(tmp_path / "broken")
+    PretrainTrainer(OPTIONS).train(resumed, base, corpus)
+    assert broken.losses + resumed.losses == whole.losses
+    wanted, found = load_file(whole.output / "model.safetensors"), load_file(resumed.output / "model.safetensors")
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_losses_are_those_of_a_plain_loop(tmp_path: Path, base: Artifact) -> None:
+    """Ten steps against torch's own AdamW on padded batches."""
+    torch.manual_seed(1)
+    samples = [Sample(tuple(torch.randint(0, 257, (n,)).tolist()), (True,) * n, str(n)) for n in range(9, 21)]
+    settings = Settings(learning_rate=1e-3, batch_size=4, epochs=3, decay="constant", warmup=0.0)
+    found: list[Moment] = []
+    task = PretrainTask(AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32), samples, [], OPTIONS)
+    fit(task, settings, seed=5, folder=tmp_path / "fit", tell=found.append)
+
+    from inhouse_torch.schedule import batches
+
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    wanted = []
+    for rows in (rows for epoch in range(3) for rows in batches(12, 4, seed=5, epoch=epoch)):
+        ids = torch.zeros(4, 20, dtype=torch.int64)
+        labels = torch.full((4, 20), -100)
+        for slot, row in enumerate(rows):
+            ids[slot, : len(samples[row].ids)] = torch.tensor(samples[row].ids)
+            labels[slot, : len(samples[row].ids)] = torch.tensor(samples[row].ids)
+        loss = model(input_ids=ids, attention_mask=(labels >= 0).long(), labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        wanted.append(loss.item())
+    assert [moment.loss for moment in found] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_what_a_user_can_get_wrong(tmp_path: Path, base: Artifact, corpus: Artifact) -> None:
+    (corpus.path / "corpus.jsonl").write_text("")
+    with pytest.raises(DataError, match="no text to learn from"):
+        PretrainTrainer(OPTIONS).train(Step(tmp_path / "a"), base, corpus)
+    empty = Artifact("model/hf", tmp_path / "nothing", "")
+    empty.path.mkdir()
+    with pytest.raises(ArtifactError, match="only safetensors are read"):
+        PretrainTrainer(OPTIONS).train(Step(tmp_path / "b"), empty, corpus)

@@ -1,0 +1,141 @@
+"""The parts of the loop that trainers share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inhouse.errors import ArtifactError
+from inhouse_torch import checkpoint
+from inhouse_torch.allocator import keep_freed_memory
+from inhouse_torch.attention import segment_attention
+from inhouse_torch.cross_entropy import head_loss
+from inhouse_torch.packing import Sample, Segments, pack, split_by_tokens
+from inhouse_torch.precision import compute_dtype, gemm_rate
+from inhouse_torch.schedule import batches, learning_rate
+
+
+def test_rate_rises_then_falls() -> None:
+    rates = [learning_rate(s, 100, peak=1.0, warmup=0.1, decay="cosine") for s in range(100)]
+    assert 0 < rates[0] < rates[9] < rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.01
+    assert learning_rate(50, 100, peak=1.0, warmup=0.0, decay="linear") == 0.5
+    assert learning_rate(0, 1, peak=1.0, warmup=0.1, decay="cosine") == 1.0
+
+
+@given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 99), st.integers(0, 3))
+def test_an_epoch_has_every_row_once_in_an_order_of_its_own(count: int, size: int, seed: int, epoch: int) -> None:
+    found = batches(count, size, seed=seed, epoch=epoch)
+    assert sorted(row for batch in found for row in batch) == list(range(count))
+    assert found == batches(count, size, seed=seed, epoch=epoch)
+    assert all(len(batch) == size for batch in found[:-1])
+
+
+def sample(ids: list[int], first_target: int) -> Sample:
+    return Sample(tuple(ids), tuple(i >= first_target for i in range(len(ids))), "s")
+
+
+def test_the_prefix_is_shared_once_and_stops_before_the_first_target() -> None:
+    packed = pack([sample([1, 2, 3, 4, 5], 3), sample([1, 2, 3, 9], 3), sample([1, 2, 3, 4, 5], 4)])
+    assert packed.segments == Segments(2, (2, 1, 2))
+    assert packed.input_ids.tolist() == [[1, 2, 3, 4, 3, 3, 4]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 2, 2, 3]]
+    assert packed.rows.tolist() == [2, 3, 4, 6]
+    assert packed.targets.tolist() == [4, 5, 9, 5]
+    assert packed.real_tokens == 14
+
+
+def test_a_sample_without_target_is_named() -> None:
+    with pytest.raises(ValueError, match="s has no token to learn"):
+        pack([sample([1, 2], 2)])
+
+
+def test_micro_batches_keep_order_and_limit() -> None:
+    samples = [sample([1] * n, 1) for n in (5, 5, 9, 2, 30, 2)]
+    assert [[len(s.ids) for s in piece] for piece in split_by_tokens(samples, 12)] == [[5, 5], [9, 2], [30], [2]]
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_is_that_of_torch_for_each_segment(window: int | None) -> None:
+    torch.manual_seed(0)
+    layout = Segments(5, (7, 3))
+    q, k, v = torch.randn(15, 6, 8), torch.randn(15, 2, 8), torch.randn(15, 2, 8)
+    for tensor in (q, k, v):
+        tensor.requires_grad_()
+    found = segment_attention(q, k, v, layout, scale=0.3, window=window)
+    pieces, start = [], 5
+    for length in layout.lengths:
+        rows = [*range(5), *range(start, start + length)]
+        place = torch.arange(len(rows))
+        mask = place.unsqueeze(1) >= place
+        if window:
+            mask &= place > place.unsqueeze(1) - window
+        parts = [t[rows].transpose(0, 1).unsqueeze(0) for t in (q, k, v)]
+        out = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask, scale=0.3, enable_gqa=True)
+        pieces.append(out[0].transpose(0, 1)[5 if pieces else 0 :])
+        start += length
+    wanted = torch.cat(pieces)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    weights = torch.randn_like(wanted)
+    for mine, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), (q, k, v)),
+        torch.autograd.grad((wanted * weights).sum(), (q, k, v)),
+        strict=True,
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_head_loss_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inhouse_torch import cross_entropy
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 4 * 31 * 3)
+    hidden, weight = torch.randn(10, 6, requires_grad=True), torch.randn(31, 6, requires_grad=True)
+    targets = torch.randint(0, 31, (10,))
+    found = head_loss(hidden, weight, targets)
+    wanted = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    for mine, theirs in zip(
+        torch.autograd.grad(found * 0.5, (hidden, weight)),
+        torch.autograd.grad(wanted * 0.5, (hidden, weight)),
+        strict=True,
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+    assert head_loss(hidden * 1e4, weight, targets).isfinite()
+
+
+def test_checkpoints_replace_each_other_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path) is None
+    checkpoint.save(tmp_path, 3, {"a": torch.ones(2)}, {"losses": [0.1 + 0.2]})
+    checkpoint.save(tmp_path, 12, {"a": torch.zeros(2)}, {"losses": [0.1 + 0.2]})
+    checkpoint.save(tmp_path, 12, {"a": torch.zeros(2)}, {"losses": [0.1 + 0.2]})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000012"]
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found[1] == {"step": 12, "losses": [0.1 + 0.2]}
+    with pytest.raises(ArtifactError, match="another shape"):
+        checkpoint.restore({"a": torch.ones(3)}, found[0])
+    (tmp_path / "step-00000012" / "state.safetensors").write_bytes(b"broken")
+    with pytest.raises(ArtifactError, match=r"cannot be read.*\n.*remove"):
+        checkpoint.load(tmp_path)
+
+
+def test_the_format_is_chosen_by_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inhouse_torch import precision
+
+    assert gemm_rate(torch.float32, size=64, repeats=1) > 0
+    assert compute_dtype("bfloat16") == torch.bfloat16
+    rates = {torch.float32: 100.0, torch.bfloat16: 120.0}
+    monkeypatch.setattr(precision, "gemm_rate", lambda dtype, device: rates[dtype])
+    assert compute_dtype("auto") == torch.float32
+    rates[torch.bfloat16] = 900.0
+    assert compute_dtype("auto") == torch.bfloat16
+
+
+def test_allocator_says_whether_it_took_the_settings() -> None:
+    assert keep_freed_memory() in (True, False)
