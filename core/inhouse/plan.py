@@ -328,24 +328,30 @@ def bind(step: PlannedStep, made: tuple[Artifact, ...]) -> dict[tuple[str, str],
     return {(step.name, each.kind): evolve(each, step=step.name, stage=step.stage) for each in made}
 
 
-_GROWTH = {"source": 1.0, "trainer": 6.0, "quantizer": 2.0, "indexer": 4.0, "evaluator": 0.1, "packager": 1.5}
-"""Bytes a step writes (checkpoints and scratch included) for each byte of what it takes, where the backend
-does not say better: a trainer keeps masters, two moments and the result; a quantizer a 16-bit copy."""
+_KEPT = {"source": 1.0, "trainer": 1.1, "quantizer": 0.7, "indexer": 4.0, "evaluator": 0.0, "packager": 2.0}
+"""Bytes a step leaves for each byte of what it takes (a bundle lies in the store and beside it)."""
+_SCRATCH = {"source": 1.0, "trainer": 6.0, "quantizer": 1.1, "indexer": 1.0, "evaluator": 0.0, "packager": 0.0}
+"""Bytes it needs while it works: a trainer's checkpoint has masters and two moments, a quantizer a 16-bit copy."""
 
 
 def disk_needed(plan: Plan, done: Mapping[str, Manifest]) -> int:
-    """Bytes that the steps which are not cached will write. Sources say theirs (``describe()["bytes"]``)."""
+    """Bytes that the steps which are not cached leave, and the most that one needs while it works.
+
+    Sources say how much they bring (``describe()["bytes"]``).
+    """
     made: dict[str, float] = {name: tree_bytes(each.path) for (name, _), each in plan.given.items()}
-    needed = 0.0
+    kept = scratch = 0.0
     for step in plan.steps:
         if step.name in done:
             made[step.name] = sum(f.size for p in done[step.name].products for f in p.files)
             continue
         taken = sum(made[name] for name in {name for group in step.inputs if group for name, _ in group})
-        written = _said(step.chosen, "bytes") if step.stage == "source" else taken * _GROWTH[step.stage]
-        made[step.name] = written / (3 if step.stage == "trainer" else 1)
-        needed += written
-    return int(needed)
+        if step.stage == "source":
+            taken = _said(step.chosen, "bytes")
+        made[step.name] = taken * _KEPT[step.stage]
+        kept += made[step.name]
+        scratch = max(scratch, taken * _SCRATCH[step.stage])
+    return int(kept + scratch)
 
 
 def check_disk(needed: int, home: Path) -> None:

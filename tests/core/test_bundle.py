@@ -145,8 +145,12 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, registry: Registry) -> None:
         Bundle(tmp_path, registry)
 
 
-def test_a_recipe_without_an_agent_makes_a_bundle_without_one(kernel: Kernel, tmp_path: Path, registry: Registry) -> None:
-    text = 'name = "bare"\n[target]\ncontext = 64\n[base]\nuse = "blank"\n[runtime]\nuse = "echo"\n[bundle]\nuse = "box"\n'
+def test_a_recipe_without_an_agent_makes_a_bundle_without_one(
+    kernel: Kernel, tmp_path: Path, registry: Registry
+) -> None:
+    text = (
+        'name = "bare"\n[target]\ncontext = 64\n[base]\nuse = "blank"\n[runtime]\nuse = "echo"\n[bundle]\nuse = "box"\n'
+    )
     run = kernel.run(Recipe.load(write_recipe(tmp_path / "bare", text), environment={}))
     with Bundle(str(run.record.bundle), registry) as opened, pytest.raises(RecipeError, match="has no agent"):
         opened.ask("hello")

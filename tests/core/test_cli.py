@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from click.testing import CliRunner, Result
 
-from support.distributions import CONSOLE, environment, inhouse, install_fakes, write_distribution
+from inhouse.cli import cli
+from support.distributions import CONSOLE, environment, inhouse, install_fakes, registry, write_distribution
 from support.fakes import RECIPE, write_recipe
 
 ALLOWED = {"attr", "attrs", "cattr", "cattrs", "click", "pluggy", "structlog", "inhouse"}
@@ -120,11 +124,30 @@ def test_chat(done: Path, target: Path) -> None:
     assert made.stdout.count("q4(model") == 2
 
 
-def test_doctor(done: Path, target: Path) -> None:
-    made = inhouse(["doctor", "--json"], cwd=done, target=target)
+@pytest.fixture
+def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """``inhouse doctor`` in this process over the fakes: over all that is installed it imports torch."""
+
+    def run(*arguments: str, **more: str) -> Result:
+        monkeypatch.setattr("inhouse.kernel.Registry", lambda: registry(more))
+        return CliRunner().invoke(cli.get_command(None, "doctor"), ["--home", str(tmp_path), *arguments])  # type: ignore[arg-type]
+
+    yield run
+    structlog.reset_defaults()
+
+
+def test_doctor(doctor: Callable[..., Result]) -> None:
+    made = doctor("--json")
     told = json.loads(made.stdout)
-    assert told["machine"]["cores"] >= 1
+    assert (made.exit_code, told["machine"]["cores"] >= 1, told["failed"]) == (0, True, [])
     assert {"kind": "source", "name": "blank", "ok": True, "reason": ""} in told["backends"]
+    assert {"kind": "source", "name": "rows", "ok": True, "reason": ""} in told["backends"]
+
+
+def test_doctor_finds_a_broken_plugin(doctor: Callable[..., Result]) -> None:
+    made = doctor(broken="nowhere_at_all")
+    assert made.exit_code == 3
+    assert "failed: broken 1.0: ModuleNotFoundError" in made.stdout
 
 
 def test_run_prints_the_report_as_json(done: Path, target: Path) -> None:
@@ -260,10 +283,6 @@ def test_a_plugin_at_fault_is_exit_3(tmp_path: Path) -> None:
     )
     write_recipe(tmp_path, '[base]\nuse = "acme"\n')
     fails(["run"], tmp_path, tmp_path / "site", 3, "acme_gone:Source does not import: ModuleNotFoundError")
-    write_distribution(tmp_path / "site", "broken", {"broken": "nowhere_at_all"})
-    made = inhouse(["doctor"], cwd=tmp_path, target=tmp_path / "site")
-    assert made.returncode == 3
-    assert "failed: broken 1.0: ModuleNotFoundError" in made.stdout
 
 
 def test_unknown_commands_and_flags_are_exit_2(tmp_path: Path) -> None:
@@ -378,7 +397,7 @@ def test_help_and_listing_do_not_import_backends(tmp_path: Path) -> None:
 
 
 def test_every_command_has_help(tmp_path: Path) -> None:
-    from inhouse.cli import COMMANDS, cli
+    from inhouse.cli import COMMANDS
 
     for name in COMMANDS:
         command = cli.get_command(None, name)  # type: ignore[arg-type]

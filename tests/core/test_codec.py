@@ -35,10 +35,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Mapping[str, Any]": st.dictionaries(text, plain, max_size=3),
 }
 events = st.one_of(
-    [
-        st.builds(kind, **{each.name: BY_TYPE[str(each.type)] for each in fields(kind)})
-        for kind in CORE_EVENTS
-    ]
+    [st.builds(kind, **{each.name: BY_TYPE[str(each.type)] for each in fields(kind)}) for kind in CORE_EVENTS]
 )
 
 

@@ -29,7 +29,7 @@ def test_every_module_is_on_a_floor() -> None:
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
     floors = {name.strip() for floor in contract["layers"] for name in floor.split("|")}
     modules = {f"inhouse.{each.relative_to(ROOT / 'core/inhouse').with_suffix('').parts[0]}" for each in CORE}
-    assert modules - floors == {"inhouse.__init__"}
+    assert modules - floors <= {"inhouse.__init__", "inhouse.__main__"}
 
 
 def test_the_core_depends_on_the_five() -> None:

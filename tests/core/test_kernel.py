@@ -422,9 +422,7 @@ def test_a_cut_last_line_is_left_out_and_a_damaged_one_is_told(kernel: Kernel, r
             list(journal.read(path, kernel.codec))
 
 
-def test_progress_comes_at_most_twenty_times_a_second_and_the_last_one_always(
-    tmp_path: Path, module: Module
-) -> None:
+def test_progress_comes_at_most_twenty_times_a_second_and_the_last_one_always(tmp_path: Path, module: Module) -> None:
     def work(self: Any, step: Any) -> None:
         for _ in step.track(range(10_000), unit="row"):
             pass

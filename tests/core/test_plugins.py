@@ -54,10 +54,10 @@ def test_a_plugin_that_does_not_import_changes_nothing_else() -> None:
     assert names(made, "quantizer") == ["shrink"]
 
 
-@pytest.mark.parametrize("text", ["raise ImportError('libacme.so.3: not found')", "import sys; sys.exit(4)", "1 / 0", "def"])
-def test_whatever_the_import_raises_is_reported(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+@pytest.mark.parametrize(
+    "text", ["raise ImportError('libacme.so.3: not found')", "import sys; sys.exit(4)", "1 / 0", "def"]
+)
+def test_whatever_the_import_raises_is_reported(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (tmp_path / "raises_on_import.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     made = registry({"broken": "raises_on_import"})

@@ -171,7 +171,9 @@ def test_set_takes_any_text(text: str) -> None:
     assert isinstance(value, str | int | float | bool | list | dict) or value.isoformat()
 
 
-@given(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]*", fullmatch=True).filter(lambda t: t not in ("true", "false", "nan", "inf")))
+@given(
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]*", fullmatch=True).filter(lambda t: t not in ("true", "false", "nan", "inf"))
+)
 def test_words_need_no_quotes(word: str) -> None:
     assert parse_value(word) == word
 
@@ -241,7 +243,10 @@ def test_extra_steps_that_are_wrong(tmp_path: Path, table: str, said: str) -> No
 
 
 def test_tools_are_tables_of_their_own(tmp_path: Path) -> None:
-    text = SMALL + '[agent]\nuse = "react"\ntools = ["orders"]\n[tools.orders]\nuse = "sqlite"\nquery = "x"\n[tools.calc]\n'
+    text = (
+        SMALL
+        + '[agent]\nuse = "react"\ntools = ["orders"]\n[tools.orders]\nuse = "sqlite"\nquery = "x"\n[tools.calc]\n'
+    )
     recipe = load(tmp_path, text)
     assert recipe.tools["orders"].use == "sqlite"
     assert recipe.tools["orders"].tables == {"sqlite": {"query": "x"}}

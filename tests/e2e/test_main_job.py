@@ -107,9 +107,7 @@ def journal(home: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
-def test_killed_in_training_and_in_quantising(
-    job: Job, home: Path, copied: Callable[[Sequence[str]], Path]
-) -> None:
+def test_killed_in_training_and_in_quantising(job: Job, home: Path, copied: Callable[[Sequence[str]], Path]) -> None:
     other = copied(BEFORE_TRAINING)
     arguments = [*job.arguments(), "--until", "quantize"]
     killed(job, other, arguments, "finetune", lambda event: event["type"] == "StepProgressed" and event["done"] >= 3)

@@ -73,7 +73,7 @@ def build_wheel(folder: Path, into: Path) -> Path:
         check=False,
     )
     assert made.returncode == 0, made.stderr
-    (wheel,) = into.glob(f"{folder.name.replace('-', '_')}*.whl")
+    (wheel,) = into.glob("*.whl")
     return wheel
 
 

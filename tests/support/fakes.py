@@ -366,9 +366,7 @@ class Pile:
     def delete(self, ids: Sequence[int]) -> None:
         self.ids = [each for each in self.ids if each not in ids]
 
-    def search(
-        self, vector: Any, k: int, *, allow: Callable[[int], bool] | None = None
-    ) -> list[tuple[int, float]]:
+    def search(self, vector: Any, k: int, *, allow: Callable[[int], bool] | None = None) -> list[tuple[int, float]]:
         return [(each, 1.0) for each in self.ids if allow is None or allow(each)][:k]
 
     def count(self) -> int:
@@ -463,7 +461,9 @@ def inhouse_quantizers() -> Iterator[QuantizerSpec]:
 @hookimpl
 def inhouse_indexers() -> Iterator[IndexerSpec]:
     slots = (Slot("vector_store", "vector_store", "pile"), Slot("embedder", "embedder", "letters"))
-    yield _spec(IndexerSpec, "shelf", Shelf, options=NoneAtAll, consumes="text/corpus", produces="knowledge", slots=slots)
+    yield _spec(
+        IndexerSpec, "shelf", Shelf, options=NoneAtAll, consumes="text/corpus", produces="knowledge", slots=slots
+    )
 
 
 @hookimpl

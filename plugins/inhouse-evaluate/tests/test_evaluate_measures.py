@@ -77,7 +77,7 @@ def test_speed(kit: SimpleNamespace) -> None:
     assert engine.batches == [1, 1, 1, 1, 5]
     assert speed.single is not None
     assert speed.batched is not None
-    assert {request.max_tokens for request in engine.requests} == {64}
+    assert {request.max_tokens for request in engine.requests} == {32}
     silent = measure_speed(kit.Engine(kit.unable), 2)
     assert (silent.single, silent.batched) == (None, None)
 

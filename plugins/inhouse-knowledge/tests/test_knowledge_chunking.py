@@ -81,6 +81,12 @@ def test_passages_of_a_section_are_of_like_size() -> None:
     assert min(sizes) > 55
 
 
+def test_a_word_without_end_is_cut() -> None:
+    chunks = split("x" * 100_000, "T", limit=100)
+    assert "".join(chunk.text for chunk in chunks) == "x" * 100_000
+    assert max(len(chunk.text) for chunk in chunks) <= 100 * 33
+
+
 MARKDOWN = st.lists(
     st.sampled_from(
         [

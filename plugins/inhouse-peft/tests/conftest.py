@@ -36,6 +36,12 @@ def make_chats(count: int, first: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Products this small only wait for each other on several threads."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A byte-level BPE tokenizer with ChatML."""
@@ -50,7 +56,7 @@ def tokenizer() -> Any:
         show_progress=False,
     )
     trained.train_from_iterator([m["content"] for row in make_chats(60) for m in row["messages"]], trainer)
-    made = PreTrainedTokenizerFast(tokenizer_object=trained, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    made = PreTrainedTokenizerFast(tokenizer_object=trained, bos_token=special[1], eos_token=special[2])
     made.chat_template = CHATML
     return made
 

@@ -19,6 +19,8 @@ from inhouse_torch.loop import Moment, Settings, fit
 from inhouse_torch.packing import Sample
 from inhouse_torch.pretrain import PretrainTask, PretrainTrainer
 
+END = "<end>"
+
 
 class Killed(BaseException):
     """What a test stops a trainer with."""
@@ -55,9 +57,9 @@ class Step:
 @pytest.fixture
 def base(tmp_path: Path) -> Artifact:
     letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    made = Tokenizer(models.BPE(vocab={**letters, "<end>": 256}, merges=[]))
+    made = Tokenizer(models.BPE(vocab={**letters, END: 256}, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

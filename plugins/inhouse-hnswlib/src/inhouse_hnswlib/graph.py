@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import hnswlib
+import hnswlib  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 

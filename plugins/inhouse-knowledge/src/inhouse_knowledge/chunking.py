@@ -22,6 +22,7 @@ Span = tuple[int, int]
 
 NEWLINE = re.compile(r"\r\n?|\n")  # what markdown-it takes for the end of a line
 WORD = re.compile(r"\w+|[^\w\s]")
+TOKEN_CHARACTERS = 32  # more than a token ever has in text that somebody wrote
 CUTS = (
     re.compile(r"\n+"),
     re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])"),
@@ -57,11 +58,12 @@ def split(text: str, title: str, *, limit: int, count: Count = estimate_tokens) 
 
     A document that fits stays whole. A first heading that repeats the title is left out.
     """
+    size = _bounded(count)
     body = _body(text, title)
     whole = _chunk(text, title, *body)
     if whole is None:
         return []
-    if count(whole.text) <= limit:
+    if size(whole.text) <= limit:
         return [whole]
     chunks: list[Chunk] = []
     sections = _sections(text, title, body)
@@ -70,10 +72,15 @@ def split(text: str, title: str, *, limit: int, count: Count = estimate_tokens) 
         if not spans:
             deeper = at + 1 < len(sections) and sections[at + 1].level > section.level
             spans = () if deeper else (section.heading,)
-        for start, end in _packed(text, spans, limit, count):
+        for start, end in _packed(text, spans, limit, size):
             chunk = _chunk(text, section.title, start, end)
             chunks += [chunk] if chunk else []
     return chunks
+
+
+def _bounded(count: Count) -> Count:
+    """A tokenizer may take a megabyte without spaces for one unknown token: its length counts as well."""
+    return lambda piece: max(count(piece), len(piece) // TOKEN_CHARACTERS)
 
 
 def _chunk(text: str, title: str, start: int, end: int) -> Chunk | None:
@@ -96,7 +103,9 @@ def _sections(text: str, title: str, body: Span) -> list[_Section]:
     """The body cut at its headings; each with its top-level Markdown blocks."""
     starts = [0, *(match.end() for match in NEWLINE.finditer(text, body[0])), len(text)]
     starts[0] = body[0]
-    tokens = MarkdownIt("commonmark").enable("table").parse(text[body[0] :])
+    parser = MarkdownIt("commonmark").enable("table")
+    parser.core.ruler.enableOnly(["normalize", "block"])  # blocks are enough, and inline text may be hostile
+    tokens = parser.parse(text[body[0] :])
     sections = [_Section(title, (body[0], body[0]), 0, ())]
     path: list[tuple[int, str]] = []
     for at, token in enumerate(tokens):
@@ -112,17 +121,17 @@ def _sections(text: str, title: str, body: Span) -> list[_Section]:
         else:
             now = sections[-1]
             sections[-1] = _Section(now.title, now.heading, now.level, (*now.blocks, span))
-    return _complete(sections, body[1])
+    return _complete(text, sections, body[1])
 
 
-def _complete(sections: list[_Section], end: int) -> list[_Section]:
+def _complete(text: str, sections: list[_Section], end: int) -> list[_Section]:
     """Stretches each block to the next, so that what Markdown drops (link definitions) is in a passage too."""
     result = []
     for at, section in enumerate(sections):
         stop = sections[at + 1].heading[0] if at + 1 < len(sections) else end
         starts = [section.heading[1], *(start for start, _ in section.blocks[1:])]
         stretched = zip(starts, [*starts[1:], stop], strict=True)
-        blocks = tuple(stretched) if section.heading[1] < stop else ()
+        blocks = tuple(stretched) if text[section.heading[1] : stop].strip() else ()
         result.append(_Section(section.title, section.heading, section.level, blocks))
     return [section for section in result if section.blocks or section.level]
 

@@ -16,6 +16,10 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
     """The causal model in ``folder``, weights in ``dtype``; safetensors only, no remote code, no network.
 
@@ -32,7 +36,9 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError("not enough memory to load the model", where=str(folder)) from error
     except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"this is no causal language model that loads: {error}", where=str(folder)) from error
+        raise ArtifactError(
+            f"this is no causal language model that loads: {_first_line(error)}", where=str(folder)
+        ) from error
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -42,7 +48,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"no tokenizer that loads: {error}", where=str(folder)) from error
+        raise ArtifactError(f"no tokenizer that loads: {_first_line(error)}", where=str(folder)) from error
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

@@ -105,8 +105,8 @@ class PretrainTrainer:
         base, corpus = inputs
         options = self.options
         keep_freed_memory()
-        tokenizer = load_tokenizer(base.path)
         model = load_model(base.path, torch.float32)
+        tokenizer = load_tokenizer(base.path)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))
         train, heldout = split(documents(step, corpus, tokenizer, context), options.heldout, step.seed)
         task = PretrainTask(model, train, heldout, options)
