@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -279,7 +280,7 @@ def test_envelopes_say_where_an_event_came_from() -> None:
     assert [each.parent for each in heard] == [None, first.id, "inner", first.id, None]
     assert [each.sequence for each in heard] == [1, 2, 3, 4, 5]
     assert len({each.id for each in heard}) == 5
-    assert all(a.time <= b.time for a, b in zip(heard, heard[1:], strict=False))
+    assert all(a.time <= b.time for a, b in pairwise(heard))
 
 
 def test_an_interrupt_in_a_handler_passes_and_the_bus_goes_on() -> None:

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from inhouse_peft.dropout import Dropout
+from inhouse_peft.linear import LoraWeights, lora_group, lora_mlp
 from inhouse_peft.patch import speed_up
 from inhouse_torch.cross_entropy import head_loss
 from inhouse_torch.packing import Sample, pack
@@ -124,43 +125,52 @@ def test_dropout_has_peft_statistics_and_depends_on_the_key_only() -> None:
     again = dropout.draw(200_000, torch.device("cpu"))
     dropout.begin(1, 2)
     repeated = dropout.draw(200_000, torch.device("cpu"))
-    assert first is not None and again is not None and repeated is not None
+    assert first is not None
+    assert again is not None
+    assert repeated is not None
     assert torch.equal(first, repeated)
     assert not torch.equal(first, again[: len(first)])
     assert len(first.unique()) / 200_000 == pytest.approx(0.1, abs=0.003)
 
 
-def test_dropout_gradient_is_that_of_its_forward() -> None:
-    """Finite differences through one group with a fixed draw."""
-    from inhouse_peft.linear import LoraWeights, lora_group
-
+@pytest.mark.parametrize("mlp", [False, True])
+def test_dropout_gradient_is_that_of_its_forward(mlp: bool) -> None:
+    """Against autograd through the same formula, written out with the mask of the same draw."""
     torch.manual_seed(0)
+    shapes = ((5, 6), (5, 6), (6, 5))
     layers = [
-        LoraWeights(torch.randn(n, 6), torch.randn(n) if n == 5 else None, torch.randn(2, 6), torch.randn(n, 2), 0.5)
-        for n in (5, 3)
+        LoraWeights(torch.randn(n, m), torch.randn(n), torch.randn(2, m), torch.randn(n, 2), 0.5) for n, m in shapes
     ]
     dropout = Dropout(0.4)
-    x = torch.randn(4, 6, requires_grad=True)
-    for layer in layers:
-        layer.a.requires_grad_(), layer.b.requires_grad_()
+    x = torch.randn(7, 6, requires_grad=True)
+    tensors = [x, *(t.requires_grad_() for layer in layers for t in (layer.a, layer.b))]
 
-    def value() -> torch.Tensor:
-        dropout.begin(9)
-        return torch.stack([(y**2).sum() for y in lora_group(x, layers, dropout)]).sum()
+    def dropped(value: torch.Tensor) -> torch.Tensor:
+        positions = dropout.draw(value.numel(), value.device)
+        assert positions is not None
+        mask = torch.ones(value.numel()).index_fill_(0, positions, 0.0).view(value.shape)
+        return value * mask * dropout.scale
 
-    value().backward()
-    for tensor in (x, layers[0].a, layers[1].b):
-        flat, grad = tensor.data.view(-1), tensor.grad
-        assert grad is not None
-        for index in range(0, flat.numel(), 3):
-            was, step = float(flat[index]), 1e-3
-            with torch.no_grad():
-                flat[index] = was + step
-                up = value().item()
-                flat[index] = was - step
-                down = value().item()
-                flat[index] = was
-            assert float(grad.view(-1)[index]) == pytest.approx((up - down) / (2 * step), rel=2e-2, abs=0.3)
+    def plain(value: torch.Tensor, branch: torch.Tensor, layer: LoraWeights) -> torch.Tensor:
+        return value @ layer.weight.t() + layer.bias + layer.scale * branch @ layer.a.t() @ layer.b.t()
+
+    dropout.begin(9)
+    branch = dropped(x)
+    gate, up = plain(x, branch, layers[0]), plain(x, branch, layers[1])
+    inner = torch.nn.functional.silu(gate) * up
+    wanted = plain(inner, dropped(inner), layers[2]) if mlp else gate * up
+    dropout.begin(9)
+    if mlp:
+        found = lora_mlp(x, layers[0], layers[1], layers[2], dropout)
+    else:
+        gate, up = lora_group(x, layers[:2], dropout)
+        found = gate * up
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    used = tensors if mlp else tensors[:5]
+    for mine, theirs in zip(
+        torch.autograd.grad(found.sum(), used), torch.autograd.grad(wanted.sum(), used), strict=True
+    ):
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_undo_gives_the_models_own_forward_back() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inhouse.errors import ArtifactError
 from inhouse_torch import checkpoint
-from inhouse_torch.allocator import keep_freed_memory
+from inhouse_torch.allocator import freed_memory_kept
 from inhouse_torch.attention import segment_attention
 from inhouse_torch.cross_entropy import head_loss
 from inhouse_torch.packing import Sample, Segments, pack, split_by_tokens
@@ -138,4 +138,6 @@ def test_the_format_is_chosen_by_measuring(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_allocator_says_whether_it_took_the_settings() -> None:
-    assert keep_freed_memory() in (True, False)
+    with freed_memory_kept() as taken:
+        assert taken in (True, False)
+        assert torch.ones(1 << 20).sum() == 1 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,9 +63,11 @@ def convert(folder: Path, target: Path, wanted: str, progress: Progress) -> None
         writer.add_vocab_size(rows)
         write_vocabulary(writer, folder, vocabulary)
         _write(writer, tensors, progress)
+        writer.close()
+        commit(aside, target)
     finally:
         writer.close()
-    commit(aside, target)
+        aside.unlink(missing_ok=True)
 
 
 def commit(aside: Path, target: Path) -> None:
@@ -92,13 +95,15 @@ def _plan(source: Source, family: Family, wanted: str) -> list[Planned]:
             return Converted(found, family.arrange(source, name, stored.load()), stored.dtype, kept)
 
         planned.append(Planned(found, tensor.shape, kept, load))
-    for name, values in family.extra(source).items():
-        planned.append(
-            Planned(name, values.shape, "F32", lambda name=name, values=values: Converted(name, values, "F32", "F32"))
-        )
+    for made in family.made(source):
+        planned.append(Planned(made.name, made.values.shape, "F32", partial(_same, made)))
     if not any(each.name == "token_embd.weight" for each in planned):
         raise DataError("there is no token embedding among the tensors", where=str(source.folder))
     return planned
+
+
+def _same(made: Converted) -> Converted:
+    return made
 
 
 def _describe(writer: GGUFWriter, source: Source, tensors: list[Planned], wanted: str) -> None:

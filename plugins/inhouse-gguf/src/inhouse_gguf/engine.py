@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def quantize(source: Path, target: Path, type: str, threads: int, progress: Prog
 
 def _follow(child: subprocess.Popen[str], job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Hands over the job and reports progress until the child has no more to say; returns its last line."""
-    assert child.stdin is not None and child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout is not None
     last: dict[str, Any] = {}
     try:
         child.stdin.write(json.dumps(job) + "\n")
@@ -71,10 +73,8 @@ def _end(child: subprocess.Popen[str]) -> None:
     child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
 
 
 def _how(code: int) -> str:

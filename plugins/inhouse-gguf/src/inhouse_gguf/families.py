@@ -6,7 +6,7 @@ A new family is one more ``Family``: its metadata, and what has to be done to it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from inhouse.errors import DataError
 from inhouse_gguf.source import Source
+from inhouse_gguf.values import Converted
 
 Array = NDArray[Any]
 
@@ -24,8 +25,8 @@ def _unchanged(source: Source, name: str, values: Array) -> Array:
     return values
 
 
-def _no_extra(source: Source) -> Mapping[str, NDArray[np.float32]]:
-    return {}
+def _nothing(source: Source) -> Sequence[Converted]:
+    return ()
 
 
 @frozen
@@ -33,13 +34,13 @@ class Family:
     """One architecture.
 
     ``parameters`` writes metadata; ``arrange`` reorders a tensor's values (a view, in the stored dtype);
-    ``extra`` gives float32 tensors that the folder lacks; ``skip`` names tensors that are not converted.
+    ``made`` gives float32 tensors that the folder lacks; ``skip`` names tensors that are not converted.
     """
 
     arch: MODEL_ARCH
     parameters: Callable[[GGUFWriter, Source], None]
     arrange: Callable[[Source, str, Array], Array] = _unchanged
-    extra: Callable[[Source], Mapping[str, NDArray[np.float32]]] = _no_extra
+    made: Callable[[Source], Sequence[Converted]] = _nothing
     skip: tuple[str, ...] = (".rotary_emb.inv_freq",)
 
     @property
@@ -96,13 +97,11 @@ def _rope_scaling(writer: GGUFWriter, source: Source) -> None:
             settings.get("original_max_position_embeddings") or source.need("max_position_embeddings")
         )
     else:
-        raise DataError(
-            f"rope scaling {kind!r} cannot be converted yet", where=str(source.folder / "config.json")
-        )
+        raise DataError(f"rope scaling {kind!r} cannot be converted yet", where=str(source.folder / "config.json"))
     writer.add_rope_scaling_factor(float(settings["factor"]))
 
 
-def rope_factors(source: Source) -> Mapping[str, NDArray[np.float32]]:
+def rope_factors(source: Source) -> Sequence[Converted]:
     """Llama 3's frequency factors, shape (head dimension / 2,): long waves are slowed, short ones kept.
 
     Between the two bounds the factor is interpolated, as in the Llama 3.1 report and transformers'
@@ -110,14 +109,14 @@ def rope_factors(source: Source) -> Mapping[str, NDArray[np.float32]]:
     """
     settings = rope(source)
     if settings["rope_type"] != "llama3":
-        return {}
+        return ()
     size = head_dimension(source)
     frequencies = settings["rope_theta"] ** -(np.arange(0, size, 2, dtype=np.float64) / size)
     turns = settings["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = settings["low_freq_factor"], settings["high_freq_factor"]
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
     scaled = (1 - smooth) / settings["factor"] + smooth
-    return {"rope_freqs.weight": (1.0 / scaled).astype(np.float32)}
+    return (Converted("rope_freqs.weight", (1.0 / scaled).astype(np.float32), "F32", "F32"),)
 
 
 def interleave_heads(values: Array, count: int) -> Array:

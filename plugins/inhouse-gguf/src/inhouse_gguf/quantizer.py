@@ -29,7 +29,7 @@ class GgufQuantizer:
     def probe(self) -> str | None:
         """Whether llama.cpp is installed; it is not loaded here."""
         if importlib.util.find_spec("llama_cpp") is None:
-            return "llama-cpp-python is not installed (it is compiled: needs g++ and cmake): pip install llama-cpp-python"
+            return "llama-cpp-python is not installed: pip install llama-cpp-python (compiles; needs g++ and cmake)"
         return None
 
     def quantize(self, step: Step, model: Artifact) -> None:

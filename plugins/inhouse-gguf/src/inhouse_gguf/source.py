@@ -16,7 +16,7 @@ from inhouse.errors import DataError
 
 Array = NDArray[Any]
 
-STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+STORED: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 """safetensors dtype -> how its bytes are viewed; numpy has no bfloat16, its bits are kept as uint16."""
 
 
@@ -31,7 +31,8 @@ class SourceTensor:
 
     def load(self) -> Array:
         """The values, mapped, not read; bfloat16 as uint16 bits."""
-        return self.where.mmap_bytes().view(STORED[self.dtype]).reshape(self.shape)
+        mapped: Array = self.where.mmap_bytes()
+        return mapped.view(STORED[self.dtype]).reshape(self.shape)
 
 
 @frozen
@@ -95,9 +96,7 @@ def _tensors(path: Path) -> Iterator[SourceTensor]:
         raise DataError(f"the safetensors header is broken: {error}", where=str(path)) from error
     for name, tensor in found.items():
         if tensor.dtype not in STORED:
-            raise DataError(
-                f"{name} is stored as {tensor.dtype}; F32, F16 and BF16 can be converted", where=str(path)
-            )
+            raise DataError(f"{name} is stored as {tensor.dtype}; F32, F16 and BF16 can be converted", where=str(path))
         shape = tuple(tensor.shape)
         if not all(isinstance(n, int) and n > 0 for n in shape):
             raise DataError(f"{name} has the impossible shape {list(shape)}", where=str(path))

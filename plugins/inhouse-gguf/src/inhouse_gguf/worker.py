@@ -8,6 +8,7 @@ long as the parent lives.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import re
@@ -33,7 +34,7 @@ def _follow_parent() -> None:
 
 def quantize(job: dict[str, Any], out: Any) -> None:
     """Runs one job, telling ``out`` (a text file) how far it is."""
-    import llama_cpp.llama_cpp as llama
+    llama: Any = importlib.import_module("llama_cpp.llama_cpp")
 
     errors: list[str] = []
 
@@ -41,7 +42,6 @@ def quantize(job: dict[str, Any], out: Any) -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 
-    @llama.llama_log_callback
     def log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
         line = text.decode(errors="replace").strip()
         if found := TENSOR.match(line):
@@ -49,7 +49,8 @@ def quantize(job: dict[str, Any], out: Any) -> None:
         elif level == LEVEL_ERROR and line.strip("= "):
             errors.append(line)
 
-    llama.llama_log_set(log, ctypes.c_void_p())
+    callback = llama.llama_log_callback(log)  # kept alive until the end
+    llama.llama_log_set(callback, ctypes.c_void_p())
     llama.llama_backend_init()
     name = job["type"].upper()
     params = llama.llama_model_quantize_default_params()

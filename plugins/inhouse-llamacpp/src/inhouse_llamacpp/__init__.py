@@ -8,7 +8,7 @@ from attrs import field, frozen, validators
 
 from inhouse import RuntimeSpec, hookimpl
 
-FEATURES = frozenset({"grammar", "logprobs", "stream"})
+FEATURES: frozenset[str] = frozenset({"grammar", "logprobs", "stream"})
 
 
 @frozen

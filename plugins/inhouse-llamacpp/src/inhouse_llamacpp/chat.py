@@ -25,9 +25,7 @@ class Prompts:
             if source is None:
                 raise DataError("the model has no chat template", hint="ask with a plain prompt")
             model = self._model
-            self._template = ChatTemplate(
-                source, bos=model.token_text(model.bos), eos=model.token_text(model.eos)
-            )
+            self._template = ChatTemplate(source, bos=model.token_text(model.bos), eos=model.token_text(model.eos))
         return self._template.render(messages, add_generation_prompt=add_generation_prompt)
 
     def tokens(self, request: Mapping[str, Any]) -> list[int]:

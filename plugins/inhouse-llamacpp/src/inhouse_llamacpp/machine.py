@@ -72,6 +72,6 @@ def remember_crash() -> None:
             json.dump({"repack": False}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(file.name, folder / f"{build_key()[:32]}.json")
+        Path(file.name).replace(folder / f"{build_key()[:32]}.json")
     except OSError:
         return

@@ -32,12 +32,14 @@ errors: list[str] = []
 """What llama.cpp logged as an error since ``take_errors``."""
 
 
-@llama.llama_log_callback
 def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     line = text.decode(errors="replace").strip()
     if level == LEVEL_ERROR and line:
         errors.append(line)
         print(line, file=sys.stderr, flush=True)
+
+
+_log_callback = llama.llama_log_callback(_log)  # llama.cpp keeps only its address
 
 
 def take_errors() -> str:
@@ -49,7 +51,7 @@ def take_errors() -> str:
 
 def start() -> None:
     """Once per process."""
-    llama.llama_log_set(_log, ctypes.c_void_p())
+    llama.llama_log_set(_log_callback, ctypes.c_void_p())
     llama.llama_backend_init()
 
 
@@ -203,7 +205,7 @@ class Grammar:
         if not self.handle:
             raise RecipeError(f"llama.cpp cannot parse the grammar: {take_errors() or 'it gave no reason'}")
 
-    def allows(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def allows(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         """Which of the tokens may come next, shape (len(tokens),)."""
         candidates = np.zeros(len(tokens), dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
         candidates["id"] = tokens
@@ -211,7 +213,8 @@ class Grammar:
             data=candidates.ctypes.data_as(llama.llama_token_data_p), size=len(tokens), selected=-1, sorted=False
         )
         llama.llama_sampler_apply(self.handle, ctypes.byref(array))
-        return np.isfinite(candidates["logit"])
+        allowed: NDArray[np.bool_] = np.isfinite(candidates["logit"])
+        return allowed
 
     def accept(self, token: int) -> None:
         """Moves on by one token, which must be allowed."""

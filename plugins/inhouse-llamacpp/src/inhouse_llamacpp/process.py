@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from inhouse.errors import DataError, EngineError, InhouseError, RecipeError
@@ -212,18 +213,19 @@ class _Ticket:
 def resident_memory(pid: int) -> int:
     """Bytes that a process holds: its share of every page (PSS) on Linux, resident size elsewhere."""
     try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        with Path(f"/proc/{pid}/smaps_rollup").open(encoding="ascii") as file:
             pss = next((line for line in file if line.startswith("Pss:")), None)
         if pss is not None:
             return int(pss.split()[1]) * 1024
     except OSError:
         pass
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         pass
-    done = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    command = ["/bin/ps", "-o", "rss=", "-p", str(pid)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a number, no text
     if done.returncode != 0 or not done.stdout.strip():
         raise EngineError("the memory of the engine cannot be measured on this system")
     return int(done.stdout) * 1024

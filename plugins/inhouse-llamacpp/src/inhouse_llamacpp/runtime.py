@@ -27,7 +27,7 @@ class LlamaCppRuntime:
     def probe(self) -> str | None:
         """Whether llama.cpp is installed, and whole."""
         if importlib.util.find_spec("llama_cpp") is None:
-            return "llama-cpp-python is not installed (it is compiled: needs g++ and cmake): pip install llama-cpp-python"
+            return "llama-cpp-python is not installed: pip install llama-cpp-python (compiles; needs g++ and cmake)"
         if not library_files():
             return "llama-cpp-python has no shared library: pip install --force-reinstall llama-cpp-python"
         return None
@@ -61,13 +61,13 @@ class LlamaCppRuntime:
                 worker = self._worker(setup, repack=False)
             except EngineDied:
                 raise death from None  # repacking is not what kills it
-        remember_crash()
-        log.warning(
-            "llama.cpp crashes on this machine with repacked weights; it runs without them, more slowly",
-            said=death.message,
-            cure="build llama-cpp-python with CFLAGS='-mno-amx-tile -mno-amx-int8' (x86)",
-        )
-        return worker
+            remember_crash()
+            log.warning(
+                "llama.cpp crashes on this machine with repacked weights; it runs without them, more slowly",
+                said=death.message,
+                cure="build llama-cpp-python with CFLAGS='-mno-amx-tile -mno-amx-int8' (x86)",
+            )
+            return worker
 
     def _worker(self, setup: dict[str, Any], *, repack: bool) -> Worker:
         return Worker({**setup, "repack": repack}, patience=self.options.patience)

@@ -6,6 +6,8 @@ token as masking the whole vocabulary at every step, which costs up to 40 % of t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +47,7 @@ class Sampler:
             return token
         count = min(TOP, len(logits))
         top = np.argpartition(logits, -count)[-count:]
-        top = top[np.argsort(-logits[top], kind="stable")].astype(np.int32)
+        top = top[np.argsort(-logits[top], kind="stable")]
         allowed = top[self._masked(top)]
         return int(allowed[0]) if len(allowed) else int(self._all_allowed(logits).argmax())
 
@@ -67,7 +69,7 @@ class Sampler:
     def _allows(self, token: int) -> bool:
         return self._grammar is None or bool(self._masked(np.array([token], np.int32))[0])
 
-    def _masked(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def _masked(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         assert self._grammar is not None
         return self._grammar.allows(tokens)
 

@@ -7,7 +7,7 @@ tokens in the slot for whoever comes next with the same beginning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from inhouse.errors import RecipeError
 from inhouse_llamacpp.cache import Cache, Slot, common_prefix
@@ -87,14 +87,14 @@ class Scheduler:
             self.cache.truncate(slot, 0)
         return lost
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[Sequence[int]], tick: Callable[[], None]) -> list[list[float]]:
         """Log-probabilities, see ``score``; only while nothing runs. The slots' tokens go when room is needed."""
         cache = self.cache
         longest = max((len(each) for each in sequences), default=0)
         for slot in sorted(cache.slots, key=lambda slot: slot.used_at):
             if cache.context.cells - cache.used < longest:
                 cache.truncate(slot, 0)
-        return score(cache.context, len(cache.slots), sequences)
+        return score(cache.context, len(cache.slots), sequences, tick)
 
     # --- room ---------------------------------------------------------------------------------------
 
@@ -212,9 +212,7 @@ class Scheduler:
             start = len(job.slot.tokens)
             complete = len(chunk) == len(tokens)
             last = len(chunk) - 1
-            rows.extend(
-                Row(token, start + i, job.slot.number, complete and i == last) for i, token in enumerate(chunk)
-            )
+            rows.extend(Row(token, start + i, job.slot.number, complete and i == last) for i, token in enumerate(chunk))
             self.cache.add(job.slot, chunk)
             if complete and chunk:
                 wanted.append(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,13 @@ def log_softmax_at(logits: NDArray[np.float32], tokens: NDArray[np.int64]) -> ND
     return chosen
 
 
-def score(context: Context, sequence: int, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+def score(
+    context: Context, sequence: int, sequences: Sequence[Sequence[int]], tick: Callable[[], None]
+) -> list[list[float]]:
     """Natural log-probability of ids[i] given ids[:i], i = 1 … n-1, for each of ``sequences``.
 
     Uses the cache's sequence number ``sequence``, and leaves it empty. The beginning that a sequence has in common
-    with the one before it is not computed again.
+    with the one before it is not computed again. ``tick`` is called after every decode.
     """
     results: list[list[float]] = []
     before: Sequence[int] = ()
@@ -35,6 +37,7 @@ def score(context: Context, sequence: int, sequences: Sequence[Sequence[int]]) -
         for start in range(known, len(ids) - 1, OUTPUTS):
             chunk = ids[start : min(start + OUTPUTS, len(ids) - 1)]
             logits = context.decode([Row(token, start + i, sequence, True) for i, token in enumerate(chunk)])
+            tick()
             following = np.array(ids[start + 1 : start + 1 + len(chunk)])
             values.extend(float(each) for each in log_softmax_at(logits, following))
         before = ids

@@ -122,7 +122,7 @@ class Server:
             number, sequences = self.scores[0]
             del self.scores[0]
             try:
-                self.mouth.say(id=number, result=self.scheduler.score(sequences))
+                self.mouth.say(id=number, result=self.scheduler.score(sequences, self.mouth.alive))
             except EngineError as error:
                 self.mouth.say(id=number, error=as_data(error))
             return True
@@ -156,9 +156,7 @@ class Server:
     def _scorable(self, sequences: list[list[int]]) -> list[list[int]]:
         longest = max((len(each) for each in sequences), default=0)
         if longest > self.scheduler.context:
-            raise RecipeError(
-                f"a sequence to score has {longest} tokens, the context only {self.scheduler.context}"
-            )
+            raise RecipeError(f"a sequence to score has {longest} tokens, the context only {self.scheduler.context}")
         if any(not 0 <= token < self.model.tokens for each in sequences for token in each):
             raise RecipeError(f"token ids to score must be 0 to {self.model.tokens - 1}")
         return sequences

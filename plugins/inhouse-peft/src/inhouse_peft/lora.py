@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from inhouse.errors import DataError
 from inhouse.protocols import Artifact, Step
-from inhouse_torch.allocator import keep_freed_memory
 from inhouse_torch.folders import load_model, load_tokenizer, save_model, stored_dtype
 from inhouse_torch.forward import joined_losses, mean_loss
 from inhouse_torch.loop import Settings, fit
@@ -107,7 +106,6 @@ class LoraTrainer:
         """Trains, goes on from a checkpoint if there is one, and writes adapter and merged model."""
         base, data = inputs
         options = self.options
-        keep_freed_memory()
         dtype = compute_dtype(options.compute_dtype)
         model = load_model(base.path, dtype)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))

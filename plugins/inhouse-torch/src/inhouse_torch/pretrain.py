@@ -18,7 +18,6 @@ from inhouse.errors import DataError
 from inhouse.protocols import Artifact, Step
 
 from . import Pretrain
-from .allocator import keep_freed_memory
 from .attention import register
 from .folders import load_model, load_tokenizer, save_model, stored_dtype
 from .forward import joined_losses, mean_loss
@@ -104,7 +103,6 @@ class PretrainTrainer:
         """Trains, goes on from a checkpoint if there is one, and writes the model with the lowest loss."""
         base, corpus = inputs
         options = self.options
-        keep_freed_memory()
         model = load_model(base.path, torch.float32)
         tokenizer = load_tokenizer(base.path)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))

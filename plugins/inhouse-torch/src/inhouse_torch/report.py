@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from inhouse.protocols import Step
 
+from .allocator import freed_memory_kept
 from .loop import Moment, Progress
 
 
@@ -26,7 +27,8 @@ def telling(step: Step, fit: Callable[[Callable[[Moment], None]], Progress]) -> 
         note = f"loss {moment.loss:.3f}" + (f", held out {moment.heldout:.3f}" if moment.heldout is not None else "")
         step.progress(moment.step, moment.total, unit="step", note=note)
 
-    progress = fit(tell)
+    with freed_memory_kept():
+        progress = fit(tell)
     if progress.stopped_early:
         step.notice(f"stopped early: the held-out loss was lowest at step {progress.best_step}")
     step.note(
