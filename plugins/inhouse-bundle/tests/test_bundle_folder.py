@@ -38,7 +38,7 @@ def test_answers_from_where_it_was_moved_read_only(
     with Bundle(moved, registry) as opened:
         answer = opened.ask("Hello?")
         assert opened.settings.example == "Where's order 48213?"
-        assert opened.settings.name == "shop-desk"
+        assert opened.settings.name == "shop"
     assert answer.text == 'You are "the desk".\nUse shelf or second. Hello? 512'
     assert [call.observation for call in answer.calls] == ["book:returns: 30 days [table]"] * 2
     assert tree_digest(moved) == before
@@ -97,7 +97,7 @@ def test_modelfile_and_card(bundle: Path) -> None:
     assert 'SYSTEM """You are "the desk".\nUse shelf or second."""' in text
     card = (bundle / "README.md").read_text()
     assert """inhouse ask --bundle . 'Where'"'"'s order 48213?'""" in card
-    assert "ollama create shop-desk -f Modelfile" in card
+    assert "ollama create shop -f Modelfile" in card
     assert "q4_k_m, 6.25 bits per weight | 61 of 80 | 66 % to 85 %" in card
     assert "did not pass its gate" in card
     assert "<script" not in card.replace(r"\<script", "")
@@ -124,12 +124,6 @@ def test_a_link_in_an_option_folder_is_refused(kernel: Kernel, recipe: Recipe, t
     recipe.path.write_text(text)
     with pytest.raises(InhouseError, match="symbolic link"):
         kernel.run(Recipe.load(recipe.path))
-
-
-@pytest.mark.parametrize("name", ["Upper", "../x", "", "a b"])
-def test_bad_names_are_refused(kernel: Kernel, recipe: Recipe, name: str) -> None:
-    with pytest.raises(InhouseError, match="name"):
-        kernel.plan(Recipe.load(recipe.path, set=[f'bundle.folder.name="{name}"']))
 
 
 def _change(folder: Path, change: Callable[[Any], None]) -> None:

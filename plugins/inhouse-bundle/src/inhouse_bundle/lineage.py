@@ -33,7 +33,7 @@ def lineage(step: Step, name: str, inputs: Sequence[Artifact], plugins: Mapping[
             }
             for each in inputs
         ],
-        "steps": [asdict(each) for each in step.history],
+        "steps": [without_paths(asdict(each)) for each in step.history],
         "answering": dict(plugins),
         "installed": _installed(),
         "python": platform.python_version(),

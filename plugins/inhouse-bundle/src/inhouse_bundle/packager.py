@@ -22,7 +22,7 @@ from inhouse.protocols import Artifact, Json, Step
 
 from . import FolderOptions
 from .copying import copy, size_of
-from .lineage import lineage
+from .lineage import lineage, without_paths
 from .modelfile import GGUF, modelfile
 from .page import Content, card, html
 from .settings import KNOWLEDGE, MODEL, bring, distributions
@@ -144,7 +144,7 @@ def _report(content: Content, step: Step) -> dict[str, Json]:
         **content.report,
         "name": content.name,
         "model": {"kind": content.model.kind, "step": content.model.step, "bytes": content.model_bytes},
-        "steps": [asdict(each) for each in step.history],
+        "steps": [without_paths(asdict(each)) for each in step.history],
         "peak_memory_bytes": content.peak_memory,
     }
 

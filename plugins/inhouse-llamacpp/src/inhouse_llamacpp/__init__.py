@@ -8,8 +8,6 @@ from attrs import field, frozen, validators
 
 from inhouse import RuntimeSpec, hookimpl
 
-FEATURES: frozenset[str] = frozenset({"grammar", "logprobs", "stream"})
-
 
 @frozen
 class LlamaCppOptions:
@@ -52,5 +50,5 @@ def inhouse_runtimes() -> Iterator[RuntimeSpec]:
         factory="inhouse_llamacpp.runtime:LlamaCppRuntime",
         options=LlamaCppOptions,
         consumes="model/gguf",
-        features=FEATURES,
+        features=frozenset({"grammar", "logprobs", "stream"}),
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from inhouse_llamacpp.native import Context
+if TYPE_CHECKING:  # native loads llama.cpp
+    from inhouse_llamacpp.native import Context
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 
 from inhouse.errors import EngineError
 from inhouse.protocols import Completion, Message, Request
-from inhouse_llamacpp import FEATURES
 from inhouse_llamacpp.process import Worker, resident_memory
 
 
@@ -20,7 +19,7 @@ class LlamaCppEngine:
         self._worker = worker
         self._closed = False
         self.context = context
-        self.features = FEATURES
+        self.features = frozenset({"grammar", "logprobs", "stream"})
 
     @property
     def pid(self) -> int:
@@ -54,6 +53,11 @@ class LlamaCppEngine:
         """Bytes that the child holds now (PSS on Linux)."""
         self._check_open()
         return resident_memory(self._worker.pid)
+
+    def statistics(self) -> dict[str, int]:
+        """``decoded_tokens`` since the engine was opened (what was taken over from the cache is not decoded),
+        ``cells`` of the key/value cache, and ``used_cells``."""
+        return dict(self._call("statistics"))
 
     def close(self) -> None:
         """Ends the child. May be called twice."""

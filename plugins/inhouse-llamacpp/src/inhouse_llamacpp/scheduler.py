@@ -31,6 +31,7 @@ class Scheduler:
         self.cache = self._open(context, slots)
         self.waiting: list[Job] = []
         self.running: list[Job] = []
+        self.decoded = 0
 
     def _open(self, cells: int, slots: int) -> Cache:
         # one sequence more than slots: that one is for scoring
@@ -65,6 +66,7 @@ class Scheduler:
             self._take_over(job)
         rows, wanted = self._rows()
         logits = self.cache.context.decode(rows)
+        self.decoded += len(rows)
         ended = []
         for job, row in zip(wanted, logits, strict=True):
             try:
@@ -95,6 +97,11 @@ class Scheduler:
             if cache.context.cells - cache.used < longest:
                 cache.truncate(slot, 0)
         return score(cache.context, len(cache.slots), sequences, tick)
+
+    def statistics(self) -> dict[str, int]:
+        """Tokens decoded so far, cells of the cache, cells in use."""
+        cache = self.cache
+        return {"decoded_tokens": self.decoded, "cells": cache.context.cells, "used_cells": cache.used}
 
     # --- room ---------------------------------------------------------------------------------------
 

@@ -101,6 +101,8 @@ class Server:
                 self.mouth.say(id=number, result=text)
             elif op == "tokenize":
                 self.mouth.say(id=number, result=self.model.tokenize(message["text"]))
+            elif op == "statistics":
+                self.mouth.say(id=number, result=self.scheduler.statistics())
             else:
                 raise EngineError(f"the engine knows no operation {op!r}")
         except InhouseError as error:

@@ -1,0 +1,47 @@
+"""Scores equal those of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from inhouse.errors import RecipeError
+from inhouse.protocols import Request
+from inhouse_llamacpp.engine import LlamaCppEngine
+
+
+def _reference(hf: Path, ids: list[int]) -> list[float]:
+    model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32)
+    with torch.no_grad():
+        logs = torch.log_softmax(model(torch.tensor([ids])).logits[0], dim=-1)
+    return [float(logs[i, ids[i + 1]]) for i in range(len(ids) - 1)]
+
+
+def test_log_probabilities_equal_those_of_transformers(engine: LlamaCppEngine, hf: Path) -> None:
+    random = torch.Generator().manual_seed(3)
+    base = torch.randint(3, 500, (200,), generator=random).tolist()
+    sequences = [base, [*base[:90], 7, 8, 9], base[:90], base[:1], [], [5, 6], base]
+    engine.generate([Request(prompt="something in the cache", max_tokens=40)])
+    found = engine.logprobs(sequences)
+    for ids, values in zip(sequences, found, strict=True):
+        assert len(values) == max(0, len(ids) - 1)
+        if values:
+            assert np.abs(np.array(values) - _reference(hf, ids)).max() < 0.03
+
+
+def test_scoring_leaves_generation_alone(engine: LlamaCppEngine) -> None:
+    request = Request(prompt="Order 48213", max_tokens=20)
+    before = engine.generate([request])[0].text
+    engine.logprobs([list(range(3, 380))])
+    assert engine.generate([request])[0].text == before
+
+
+def test_sequences_that_cannot_be_scored(engine: LlamaCppEngine) -> None:
+    with pytest.raises(RecipeError, match="context only 384"):
+        engine.logprobs([[5] * 400])
+    with pytest.raises(RecipeError, match="0 to 511"):
+        engine.logprobs([[5, 100_000]])
