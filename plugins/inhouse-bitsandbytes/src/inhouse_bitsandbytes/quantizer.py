@@ -65,9 +65,9 @@ class BitsAndBytesQuantizer:
             quantized.save_pretrained(step.output)
         step.progress(2, PHASES, unit="part", note="copying the tokenizer")
         for file in sorted(model.path.iterdir()):
-            if file.suffix in COPIED and not file.name.endswith(".safetensors.index.json"):
-                if not (step.output / file.name).exists():
-                    shutil.copyfile(file, step.output / file.name)
+            copied = file.suffix in COPIED and not file.name.endswith(".safetensors.index.json")
+            if copied and not (step.output / file.name).exists():
+                shutil.copyfile(file, step.output / file.name)
         weights = sorted(step.output.glob("*.safetensors"))
         for file in weights:
             file.chmod(0o644)  # safetensors makes it readable to its owner only
