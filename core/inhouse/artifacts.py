@@ -95,12 +95,16 @@ def tree_bytes(path: Path) -> int:
 def write_text(path: Path, text: str) -> None:
     """Writes aside, fsyncs, renames: the file is either the old one or the whole new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as stream:
+    _write_synced(aside, text)
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -216,7 +220,7 @@ class Store:
             products.append(Product(kind, folder.name, digest, files))
         manifest = evolve(unsealed, products=tuple(products), created=time.time())
         work = self.home / "work" / unsealed.fingerprint
-        write_text(work / "output" / MANIFEST, codec.dumps(manifest, indent=1))
+        _write_synced(work / "output" / MANIFEST, codec.dumps(manifest, indent=1))  # the folder is renamed as a whole
         final = self.home / "artifacts" / unsealed.fingerprint
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():  # damaged: find() refused it

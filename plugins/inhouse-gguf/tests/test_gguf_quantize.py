@@ -66,6 +66,7 @@ def test_rows_that_are_no_multiple_of_256_fall_back_and_are_told(step: Any, tmp_
 
 @pytest.mark.parametrize("type", MATRIX_TYPES[-2:])
 def test_a_type_that_needs_an_importance_matrix_says_so(step: Any, model: Path, type: str) -> None:
+    assert "importance matrix" in str(GgufQuantizer(GgufOptions(type=type)).probe())
     with pytest.raises(StepError, match="importance matrix"):
         _run(step, model, type)
     assert not (step.output / "model.gguf").exists()

@@ -148,4 +148,5 @@ def test_requests_that_cannot_be_answered(engine: LlamaCppEngine, gguf: Path) ->
     with pytest.raises(RecipeError, match="longer than the model's 512"):
         LlamaCppRuntime(LlamaCppOptions()).open(gguf, context=4096)
     assert engine.generate([]) == []
+    assert engine.generate([_ask("half \ud83d pair")])[0].completion_tokens > 0
     assert engine.generate([_ask("fine")])[0].completion_tokens > 0

@@ -32,11 +32,8 @@ class BitsAndBytesQuantizer:
 
     def probe(self) -> str | None:
         """Why it cannot run: the library is missing."""
-        return (
-            None
-            if importlib.util.find_spec("bitsandbytes")
-            else "bitsandbytes is not installed: pip install bitsandbytes"
-        )
+        found = importlib.util.find_spec("bitsandbytes")
+        return None if found else "bitsandbytes is not installed: pip install bitsandbytes"
 
     def quantize(self, step: Step, model: Artifact) -> None:
         """Writes ``model/bnb``: safetensors with a ``quantization_config``, and the tokenizer as it was.
@@ -65,8 +62,8 @@ class BitsAndBytesQuantizer:
             quantized.save_pretrained(step.output)
         step.progress(2, PHASES, unit="part", note="copying the tokenizer")
         for file in sorted(model.path.iterdir()):
-            copied = file.suffix in COPIED and not file.name.endswith(".safetensors.index.json")
-            if copied and not (step.output / file.name).exists():
+            wanted = file.suffix in COPIED and not file.name.endswith(".safetensors.index.json")
+            if wanted and not (step.output / file.name).exists():
                 shutil.copyfile(file, step.output / file.name)
         weights = sorted(step.output.glob("*.safetensors"))
         for file in weights:

@@ -11,7 +11,7 @@ from inhouse import QuantizerSpec, hookimpl
 PLAIN_TYPES = ("f32", "f16", "bf16")
 """Types that are only converted, not quantised."""
 
-MATRIX_TYPES = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "q2_k_s")
+MATRIX_TYPES = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "iq3_xs", "q2_k_s")
 """Types that llama.cpp refuses to write without an importance matrix."""
 
 TYPES = (
@@ -20,11 +20,13 @@ TYPES = (
     "q6_k",
     *("q5_k_m", "q5_k_s", "q5_1", "q5_0"),
     *("q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs"),
-    *("q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs"),
-    *("q2_k", "tq2_0", "tq1_0", "mxfp4_moe", "q2_0", "q1_0"),
+    *("q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s"),
+    *("q2_k", "tq2_0", "tq1_0", "mxfp4_moe", "q1_0"),
     *MATRIX_TYPES,
 )
-"""The names of ``enum llama_ftype`` in llama.cpp's ``llama.h``, lower case, from large to small."""
+"""The names of ``enum llama_ftype`` in llama.cpp's ``llama.h``, lower case, from large to small.
+
+Left out: ``q2_0`` and ``nvfp4``, which the official ``gguf`` package cannot read back or llama.cpp not write."""
 
 
 @frozen

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inhouse.errors import ResourceError
 from inhouse.protocols import Artifact, Step
-from inhouse_gguf import PLAIN_TYPES, GgufOptions
+from inhouse_gguf import MATRIX_TYPES, PLAIN_TYPES, GgufOptions
 from inhouse_gguf.convert import commit, convert, exact_type
 from inhouse_gguf.engine import quantize
 from inhouse_gguf.facts import read_facts
@@ -27,7 +27,9 @@ class GgufQuantizer:
         self.options = options
 
     def probe(self) -> str | None:
-        """Whether llama.cpp is installed; it is not loaded here."""
+        """Whether llama.cpp is installed (it is not loaded here) and can write the type."""
+        if self.options.type in MATRIX_TYPES:
+            return f"type {self.options.type} needs an importance matrix, which cannot be made yet: use q2_k or larger"
         if importlib.util.find_spec("llama_cpp") is None:
             return "llama-cpp-python is not installed: pip install llama-cpp-python (compiles; needs g++ and cmake)"
         return None

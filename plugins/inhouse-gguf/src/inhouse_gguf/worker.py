@@ -43,10 +43,10 @@ def quantize(job: dict[str, Any], out: Any) -> None:
         out.flush()
 
     def log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-        line = text.decode(errors="replace").strip()
+        line = " ".join(text.decode(errors="replace").replace("====", "").split())
         if found := TENSOR.match(line):
             say(tensor=found[3], index=int(found[1]), count=int(found[2]))
-        elif level == LEVEL_ERROR and line.strip("= "):
+        elif level == LEVEL_ERROR and line:
             errors.append(line)
 
     callback = llama.llama_log_callback(log)  # kept alive until the end

@@ -107,7 +107,7 @@ class Model:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are parsed, none is added."""
-        raw = text.encode()
+        raw = text.encode(errors="replace")  # half a surrogate pair becomes a question mark
         room = len(raw) + 8
         ids = (llama.llama_token * room)()
         count = llama.llama_tokenize(self.vocab, raw, len(raw), ids, room, False, True)

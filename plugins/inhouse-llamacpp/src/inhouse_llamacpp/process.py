@@ -81,7 +81,11 @@ class Worker:
     def call(self, op: str, **arguments: Any) -> Any:
         """The result of one operation. Raises its error, or ``EngineError`` when the child died or hangs."""
         with self._calling(op, arguments) as number:
-            return self._wait(number)["result"]
+            try:
+                return self._wait(number)["result"]
+            except (KeyboardInterrupt, SystemExit):  # nobody waits for it any more
+                self._send({"id": -1, "op": "cancel", "call": number})
+                raise
 
     def stream(self, op: str, **arguments: Any) -> Iterator[str]:
         """The pieces of one operation as they come; cancelled when the iterator is closed early."""

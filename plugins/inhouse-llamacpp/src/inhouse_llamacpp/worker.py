@@ -107,6 +107,8 @@ class Server:
                 raise EngineError(f"the engine knows no operation {op!r}")
         except InhouseError as error:
             self.mouth.say(id=number, error=as_data(error))
+        except Exception as error:  # one strange request must not end the engine for the others
+            self.mouth.say(id=number, error=as_data(_unforeseen(error)))
 
     def work(self) -> bool:
         """One step of whatever is under way; False when there is nothing."""
@@ -114,9 +116,9 @@ class Server:
         if self.scheduler.busy:
             try:
                 self.scheduler.step()
-            except EngineError as error:
+            except Exception as error:  # whatever it is, the jobs under way are lost and the engine goes on
                 for job in self.scheduler.reset():
-                    job.error = error
+                    job.error = _unforeseen(error)
                     job.finish = "length"
             self._answer()
             return True
@@ -125,8 +127,8 @@ class Server:
             del self.scores[0]
             try:
                 self.mouth.say(id=number, result=self.scheduler.score(sequences, self.mouth.alive))
-            except EngineError as error:
-                self.mouth.say(id=number, error=as_data(error))
+            except Exception as error:
+                self.mouth.say(id=number, error=as_data(_unforeseen(error)))
             return True
         return False
 
@@ -190,6 +192,10 @@ def warm_up(model: Model, threads: int) -> None:
     context.decode([Row(token, WARM_UP, 0, True)])
     context.close()
     take_errors()
+
+
+def _unforeseen(error: Exception) -> InhouseError:
+    return error if isinstance(error, InhouseError) else EngineError(f"{type(error).__name__}: {error}")
 
 
 def as_data(error: InhouseError) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from inhouse.errors import RecipeError
 
 from . import Lora
 
-warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning, module="peft")
-
 
 def add_adapter(model: Any, options: Lora, seed: int) -> Any:
     """peft's model around ``model`` with a fresh fp32 adapter; ``seed`` decides its A matrices.
@@ -33,7 +31,9 @@ def add_adapter(model: Any, options: Lora, seed: int) -> Any:
     )
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():  # peft asks transformers for a property by its former name
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            return get_peft_model(model, config)
     except ValueError as error:
         linear = sorted(
             {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}

@@ -26,7 +26,9 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
     Raises ``ArtifactError`` on a folder without such a model and ``ResourceError`` without memory.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress is told through the step
     if not list(folder.glob("*.safetensors")):
         raise ArtifactError("no *.safetensors here; only safetensors are read", where=str(folder))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from inhouse.errors import EngineError
 from inhouse_transformers import Options
-from inhouse_transformers.packed import best_seconds, pack
+from inhouse_transformers.packed import best_seconds, one_thread, pack
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -56,6 +57,8 @@ def load(folder: Path, options: Options) -> Loaded:
             f"transformers cannot load the model: {error}", where=str(folder), hint=_hint(error)
         ) from error
     model.eval()
+    # int8 layers compute in fp16 and say so at every call of every layer
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for module in model.modules():
         if type(module).__name__ in ("Linear4bit", "LinearNF4", "LinearFP4"):
             module.compute_dtype = dtype  # the file names what suited the machine that quantised
@@ -110,14 +113,15 @@ def _dtype(wanted: str, device: torch.device, folder: Path, *, quantized: bool) 
 def faster_cpu_dtype() -> torch.dtype:
     """bfloat16 where this CPU multiplies it faster than float32, else float32.
 
-    Measured on a decode shape (16 rows) and a prefill shape (128 rows) over a 1024 x 1024 weight, because
-    CPUs without bf16 units emulate it, slower by an order of magnitude; takes some 50 ms.
+    Measured on a decode shape (16 rows) and a prefill shape (128 rows) over a 512 x 512 weight, because
+    CPUs without bf16 units emulate it, slower by an order of magnitude; takes some 100 ms.
     """
-    seconds = {dtype: sum(_gemm(rows, dtype) for rows in (16, 128)) for dtype in (torch.float32, torch.bfloat16)}
+    with one_thread():
+        seconds = {dtype: sum(_gemm(rows, dtype) for rows in (16, 128)) for dtype in (torch.float32, torch.bfloat16)}
     return min(seconds, key=lambda dtype: seconds[dtype])
 
 
-def _gemm(rows: int, dtype: torch.dtype, size: int = 1024) -> float:
+def _gemm(rows: int, dtype: torch.dtype, size: int = 512) -> float:
     x, weight = torch.ones(rows, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     return best_seconds(lambda: torch.nn.functional.linear(x, weight))
 

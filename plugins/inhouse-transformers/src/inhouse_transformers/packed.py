@@ -7,7 +7,8 @@ model, packing halved the time of the products on a Zen 3 (the output head: 24 m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -43,13 +44,13 @@ def pack(model: nn.Module) -> None:
                 setattr(module, name, PackedLinear(child))
 
 
-def packing_helps(size: int = 1024) -> bool:
+def packing_helps(columns: int = 1024, outputs: int = 4096) -> bool:
     """Whether this torch packs, gives the same product, and is faster with it on this machine."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     torch_state = torch.random.get_rng_state()
-    plain = nn.Linear(size, size)
-    x = torch.randn(ROWS, size)
+    plain = nn.Linear(columns, outputs)
+    x = torch.randn(ROWS, columns)
     torch.random.set_rng_state(torch_state)
     with torch.inference_mode():
         try:
@@ -60,7 +61,7 @@ def packing_helps(size: int = 1024) -> bool:
         return same and best_seconds(lambda: packed(x)) < best_seconds(lambda: plain(x))
 
 
-def best_seconds(work: Callable[[], object], times: int = 5) -> float:
+def best_seconds(work: Callable[[], object], times: int = 9) -> float:
     """The shortest of ``times`` runs after a first one: what it takes undisturbed."""
     work()
     best = float("inf")
@@ -69,3 +70,14 @@ def best_seconds(work: Callable[[], object], times: int = 5) -> float:
         work()
         best = min(best, time.perf_counter() - start)
     return best
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Measures on one thread: with more, another busy process makes all of them wait, and the figures lie."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
