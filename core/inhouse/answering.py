@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import evolve
 
+from inhouse.errors import RecipeError
 from inhouse.protocols import Agent, Answer, Completion, Dialogue, Engine, Message, Request
 
 
@@ -38,12 +39,12 @@ def answer_all(
     """
     waiting = list(enumerate(questions))[::-1]
     dialogues: dict[int, tuple[Dialogue, float]] = {}
-    replies: list[tuple[int, Completion]] = []
+    replies: list[tuple[int, Completion | RecipeError]] = []
     grammar = "grammar" in engine.features
     while waiting or replies:
         requests: dict[int, Request] = {}
         while replies or (waiting and len(requests) < batch):
-            reply: Completion | None = None
+            reply: Completion | RecipeError | None = None
             if replies:
                 index, reply = replies.pop(0)
             else:
@@ -52,9 +53,26 @@ def answer_all(
                 dialogues[index] = (started, time.perf_counter())
             dialogue, since = dialogues[index]
             try:
-                requests[index] = dialogue.send(reply) if reply else next(dialogue)
+                requests[index] = _advance(dialogue, reply)
             except StopIteration as stop:
                 yield index, evolve(stop.value, seconds=time.perf_counter() - since)
                 del dialogues[index]
         if requests:
-            replies = list(zip(requests, engine.generate(list(requests.values())), strict=True))
+            replies = _generate(engine, requests)
+
+
+def _advance(dialogue: Dialogue, reply: Completion | RecipeError | None) -> Request:
+    """What the dialogue wants next; one that outgrew the context is told so, and may give up or raise."""
+    if isinstance(reply, RecipeError):
+        return dialogue.throw(reply)
+    return dialogue.send(reply) if reply else next(dialogue)
+
+
+def _generate(engine: Engine, requests: Mapping[int, Request]) -> list[tuple[int, Completion | RecipeError]]:
+    """All completions; when the batch is refused, each alone, so that one prompt does not end the others."""
+    try:
+        return list(zip(requests, engine.generate(list(requests.values())), strict=True))
+    except RecipeError as error:
+        if len(requests) == 1:
+            return [(index, error) for index in requests]
+    return [each for index, request in requests.items() for each in _generate(engine, {index: request})]

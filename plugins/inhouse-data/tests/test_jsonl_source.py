@@ -253,6 +253,12 @@ def test_corpus(tmp_path: Path) -> None:
         run(tmp_path, name="again", corpus=root)
 
 
+def test_describe(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", [chat("one")])
+    options = Options(chat=path, corpus=tmp_path)
+    assert JsonlSource(options).describe() == {"bytes": 2 * path.stat().st_size}
+
+
 def test_role_order() -> None:
     s, u, a, t = "system", "user", "assistant", "tool"
     for good in ([u, a], [s, u, a, u, a], [u, a, t, t, a, u], [u]):

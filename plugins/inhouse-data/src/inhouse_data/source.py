@@ -24,6 +24,11 @@ class JsonlSource:
     def __init__(self, options: Options) -> None:
         self.options = options
 
+    def describe(self) -> dict[str, int]:
+        """Bytes it will write, about: those it reads."""
+        given = (self.options.chat, self.options.heldout, self.options.corpus)
+        return {"bytes": sum(_size(path) for path in given if path is not None)}
+
     def produce(self, step: Step) -> None:
         """Reads and checks everything before it writes anything.
 
@@ -83,6 +88,11 @@ class JsonlSource:
 def _because(findings: Findings) -> str:
     lines = findings.summaries()
     return ":\n  " + "\n  ".join(lines) if lines else ""
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
