@@ -128,9 +128,9 @@ class Bus:
     def publish(self, event: Event) -> None:
         """Tells every subscribed handler; returns when the synchronous ones are done."""
         try:
-            handlers = self._handlers[type(event)]
+            handlers = self._handlers[event.__class__]
         except KeyError:
-            handlers = self._resolve(type(event))
+            handlers = self._resolve(event.__class__)
         if not handlers:
             return
         try:
@@ -139,6 +139,7 @@ class Bus:
             thread = self._thread()
         if thread.publishing:
             thread.waiting.append(event)
+            thread.nested = True
             return
         thread.publishing = True
         try:
@@ -147,8 +148,8 @@ class Bus:
                     handler(event)
                 except Exception as error:
                     self._failed(handler, event, error)
-            if thread.waiting:
-                self._drain(thread.waiting)
+            if thread.nested:
+                self._drain(thread)
         finally:
             thread.publishing = False
 
@@ -171,14 +172,15 @@ class Bus:
     def _thread(self) -> "_Thread":
         return self._threads.setdefault(get_ident(), _Thread())
 
-    def _drain(self, waiting: deque[Event]) -> None:
-        while waiting:  # grows while it is emptied
-            event = waiting.popleft()
+    def _drain(self, thread: "_Thread") -> None:
+        while thread.waiting:  # grows while it is emptied
+            event = thread.waiting.popleft()
             for handler in self._handlers.get(type(event)) or self._resolve(type(event)):
                 try:
                     handler(event)
                 except Exception as error:
                     self._failed(handler, event, error)
+        thread.nested = False
 
     def _resolve(self, event_type: type[Event]) -> tuple[Handler, ...]:
         with self._change:
@@ -219,10 +221,11 @@ class Bus:
 class _Thread:
     """What the bus knows of one publishing thread."""
 
-    __slots__ = ("parent", "publishing", "waiting")
+    __slots__ = ("nested", "parent", "publishing", "waiting")
 
     def __init__(self) -> None:
         self.publishing = False
+        self.nested = False  # something waits; quicker to ask than the queue
         self.waiting: deque[Event] = deque()
         self.parent: str | None = None
 

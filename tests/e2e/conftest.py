@@ -31,11 +31,13 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        lines = (DESK / "tasks.jsonl").read_text(encoding="utf-8").splitlines()[:TASKS]
-        (folder / "tasks.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for name, count in (("tasks.jsonl", TASKS), ("heldout.jsonl", 4)):
+            lines = (DESK / name).read_text(encoding="utf-8").splitlines()[:count]
+            (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.settings = {
-            "data.jsonl.limit": 24,
-            "finetune.lora.batch_size": 4,
+            "data.jsonl.limit": 16,
+            "data.jsonl.heldout": folder / "heldout.jsonl",
+            "finetune.lora.batch_size": 2,
             "finetune.lora.epochs": 1,
             "finetune.lora.checkpoint_seconds": 0.01,
             "evaluate.tasks.tasks": folder / "tasks.jsonl",
