@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +138,21 @@ def test_what_a_user_can_get_wrong(make_step: Any, base: Path, chats: Path, tmp_
     (chats / "train.jsonl").write_text("no json\n")
     with pytest.raises(DataError, match=r"train.jsonl:1.*no JSON"):
         train(make_step("c"), base, chats)
+
+
+def test_the_adapter_is_written_the_same_in_every_process(tmp_path: Path) -> None:
+    """peft keeps target modules in a set, whose order depends on the process's hash seed."""
+    script = (
+        "import sys; from pathlib import Path; from transformers import AutoModelForCausalLM, LlamaConfig\n"
+        "from inhouse_peft import Lora; from inhouse_peft.adapter import add_adapter, save_adapter\n"
+        "config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,"
+        " num_attention_heads=2, num_key_value_heads=1)\n"
+        "save_adapter(add_adapter(AutoModelForCausalLM.from_config(config), Lora(), 1), Path(sys.argv[1]))\n"
+    )
+    written = []
+    for seed in ("1", "2", "3"):
+        folder = tmp_path / seed
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", script, str(folder)], env=environment, check=True)
+        written.append((folder / "adapter_config.json").read_bytes())
+    assert len(set(written)) == 1

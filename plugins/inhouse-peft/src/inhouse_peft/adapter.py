@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear
 
+from inhouse.artifacts import write_text
 from inhouse.errors import RecipeError
 
 from . import Lora
@@ -52,6 +54,11 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     model.save_pretrained(str(folder), safe_serialization=True)
     config.base_model_name_or_path = was
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+    path = folder / "adapter_config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(written["target_modules"], list):
+        written["target_modules"].sort()  # peft holds a set: its order differs from process to process
+    write_text(path, json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
 def merge(model: PeftModel) -> Any:
