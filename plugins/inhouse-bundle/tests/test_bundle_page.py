@@ -135,7 +135,6 @@ def test_empty_and_foreign_reports() -> None:
         "verdicts": [1],
         "paired": {"a": 1},
         "confidence": "high",
-        "curves": {"x": [1, {"step": 1}]},
     }
     assert "base, prompted" in html(content(odd))
     assert "base, prompted" in card(content(odd))
@@ -148,12 +147,15 @@ def test_figures() -> None:
     assert [(each.label, each.share, each.deployed, each.loss) for each in figures] == [("quantised", 0.5, True, None)]
 
 
-def test_curves_come_from_report_or_model() -> None:
-    points = [{"step": 2, "loss": 1.0}, {"step": 1, "loss": 2.0, "heldout": 2.5}]
-    (curve,) = read_curves({"curves": {"finetune": points}}, "quantize", {})
-    assert (curve.step, curve.training, curve.heldout) == ("finetune", [(1, 2.0), (2, 1.0)], [(1, 2.5)])
-    assert read_curves({}, "finetune", {"curve": points})[0].step == "finetune"
-    assert read_curves({}, "finetune", {}) == []
+def test_curves_are_what_trainers_noted() -> None:
+    noted = {"losses": [2.0, 1.0, float("nan")], "heldout_losses": [[2, 1.5], "odd", [1, 2.5], [3]]}
+    steps = [
+        StepRecord("base", "source", "b", 0.0, False, 0.0, 0, meta={"losses": "many"}),
+        StepRecord("finetune", "trainer", "lora", 0.0, False, 0.0, 0, meta=noted),
+    ]
+    (curve,) = read_curves(steps)
+    assert (curve.step, curve.training, curve.heldout) == ("finetune", [(1, 2.0), (2, 1.0)], [(1, 2.5), (2, 1.5)])
+    assert read_curves([]) == []
 
 
 def test_no_plot_without_figures() -> None:

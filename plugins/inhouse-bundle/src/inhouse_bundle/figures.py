@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
-from inhouse.protocols import Json
+from inhouse.protocols import Json, StepRecord
 
 ROLES = {"base": "base, prompted", "tuned": "tuned", "quantized": "quantised"}
 
@@ -66,10 +66,14 @@ def read_figures(report: Mapping[str, Json], deployed_step: str) -> list[Figures
     return found
 
 
-def read_curves(report: Mapping[str, Json], model_step: str, model_meta: Mapping[str, Json]) -> list[Curve]:
-    """Loss curves from the report's ``curves`` (by step), else from what the model's own step noted."""
-    given = _mapping(report.get("curves")) or {model_step: model_meta.get("curve")}
-    curves = [Curve(str(step), _series(points, "loss"), _series(points, "heldout")) for step, points in given.items()]
+def read_curves(steps: Sequence[StepRecord]) -> list[Curve]:
+    """Loss curves from what trainers noted: ``losses`` (one a step), ``heldout_losses`` ([step, loss] pairs)."""
+    curves = []
+    for step in steps:
+        losses = enumerate(_list(step.meta.get("losses")), 1)
+        pairs = [each for each in _list(step.meta.get("heldout_losses")) if isinstance(each, (list, tuple))]
+        heldout = [each for each in pairs if len(each) == 2]
+        curves.append(Curve(step.name, _series(losses), _series(heldout)))
     return [curve for curve in curves if len(curve.training) + len(curve.heldout) > 1]
 
 
@@ -113,13 +117,13 @@ def _verdict(given: Mapping[str, Json]) -> dict[str, Any]:
     }
 
 
-def _series(points: Json, name: str) -> list[tuple[float, float]]:
-    pairs = [
-        (number(each.get("step")), number(each.get(name)))
-        for each in (points if isinstance(points, list) else ())
-        if isinstance(each, Mapping)
-    ]
-    return sorted((at, value) for at, value in pairs if at is not None and value is not None)
+def _series(pairs: Iterable[Sequence[Json]]) -> list[tuple[float, float]]:
+    found = [(number(at), number(value)) for at, value in pairs]
+    return sorted((at, value) for at, value in found if at is not None and value is not None)
+
+
+def _list(value: Json) -> list[Json]:
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def number(value: Json) -> float | None:

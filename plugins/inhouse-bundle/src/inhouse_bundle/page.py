@@ -40,7 +40,7 @@ class Content:
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "models", read_figures(self.report, self.model.step))
-        object.__setattr__(self, "curves", read_curves(self.report, self.model.step, self.model.meta))
+        object.__setattr__(self, "curves", read_curves(self.steps))
 
     @property
     def deployed(self) -> Figures | None:

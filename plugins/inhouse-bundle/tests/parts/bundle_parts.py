@@ -62,7 +62,8 @@ class Model:
             type="f32",
             bits_per_weight=32.0,
             source="/home/somebody/secret/model.gguf",
-            curve=[{"step": n, "loss": 4 - n / 3, **({"heldout": 4.2 - n / 4} if n % 2 else {})} for n in range(8)],
+            losses=[4 - n / 3 for n in range(8)],
+            heldout_losses=[[n, 4.2 - n / 4] for n in range(1, 8, 2)],
         )
 
 
