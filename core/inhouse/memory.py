@@ -6,6 +6,8 @@ import os
 import resource
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -13,20 +15,31 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def tree_bytes(pid: int | None = None) -> int:
-    """Resident bytes of ``pid`` (this process) and all its descendants; shared pages count in each."""
+    """Resident bytes of ``pid`` (this process) and all its descendants; a page shared between them counts once."""
     if not Path("/proc/self/statm").exists():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-    waiting, total = [pid or os.getpid()], 0
+    found, waiting = [], [pid or os.getpid()]
     while waiting:
-        each = waiting.pop()
-        try:
-            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * _PAGE
-            for task in Path(f"/proc/{each}/task").iterdir():
+        found.append(waiting.pop())
+        with suppress(OSError, ValueError):  # it ended while we looked
+            for task in Path(f"/proc/{found[-1]}/task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
-        except (OSError, ValueError, IndexError):
-            continue  # it ended while we looked
-    return total
+    return sum(map(_resident if len(found) == 1 else _proportional, found))
+
+
+def _resident(pid: int) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    return 0
+
+
+def _proportional(pid: int) -> int:
+    """PSS: a page that a forked child shares with its parent counts once; slower to read than RSS."""
+    with suppress(OSError, ValueError, IndexError):
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(text.split("\nPss:")[1].split()[0]) * 1024
+    return _resident(pid)
 
 
 class PeakMemory:
@@ -50,5 +63,8 @@ class PeakMemory:
         self._thread.join()
 
     def _sample(self) -> None:
-        while not self._stop.wait(self._interval):
+        wait = self._interval
+        while not self._stop.wait(wait):
+            started = time.perf_counter()
             self.bytes = max(self.bytes, tree_bytes())
+            wait = max(self._interval, 30 * (time.perf_counter() - started))  # PSS of gigabytes takes its time
