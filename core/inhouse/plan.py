@@ -132,7 +132,7 @@ class Planner:
 
     def choose(self, kind: str, section: Section) -> Chosen:
         """The backend of a section with its options and the services in its slots."""
-        backend = self.registry.get(kind, section.use, where=self.where(f"{section.path}.use"))
+        backend = self._get(kind, section.use, self.where(f"{section.path}.use"))
         slots = {slot.name: slot for slot in backend.spec.slots}
         words = {"tools"} if kind == "agent" else set()
         for word in section.words:
@@ -165,8 +165,19 @@ class Planner:
         where = self.where(f"{section.path}.{slot.name}")
         if not isinstance(use, str):
             raise RecipeError(f"names no {slot.kind}", where=where, hint=f'{slot.name} = "…"')
-        backend = self.registry.get(slot.kind, use, where=where)
+        backend = self._get(slot.kind, use, where)
         return Chosen(backend, self._options(backend, section))
+
+    def _get(self, kind: str, use: str, where: str) -> Backend:
+        backend = self.registry.get(kind, use, where=where)
+        if "network" in backend.spec.features and not self.recipe.run.network:
+            raise RecipeError(
+                f"{kind} {use!r} uses the network, and the recipe allows none",
+                where=where,
+                hint="--set run.network=true",
+                plugin=backend.label,
+            )
+        return backend
 
     def _answering(self, chosen: Mapping[str, Chosen]) -> Answering:
         indexer = next((chosen[s.name] for s in self.recipe.steps if s.stage == "indexer"), None)

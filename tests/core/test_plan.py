@@ -130,6 +130,21 @@ def test_tables_of_other_backends_stand_unread(kernel: Kernel, recipe: Path) -> 
     kernel.plan(load(recipe, "quantize.bitsandbytes.type=nf4", "quantize.acme.bits=three"))
 
 
+def test_the_network_needs_the_recipes_word(tmp_path: Path, recipe: Path, module: Module) -> None:
+    @hookimpl
+    def inhouse_quantizers() -> Iterator[QuantizerSpec]:
+        yield QuantizerSpec(
+            name="afar", summary="", factory="support.fakes:Shrink", consumes="model/hf", produces="model/fake",
+            features={"network"},
+        )  # fmt: skip
+
+    kernel = Kernel(tmp_path, registry=registry({"x": module("x", inhouse_quantizers=inhouse_quantizers)}))
+    said = refused(kernel, load(recipe, "quantize.use=afar"))
+    assert "quantizer 'afar' uses the network" in said
+    assert "--set run.network=true" in said
+    assert kernel.plan(load(recipe, "quantize.use=afar", "run.network=true"))
+
+
 def test_a_tool_may_have_a_name_of_its_own(kernel: Kernel, recipe: Path) -> None:
     plan = kernel.plan(load(recipe, "tools.loud.use=upper", "tools.loud.file=chat.jsonl", 'agent.tools=["loud"]'))
     assert plan.answering.tools["loud"].options.file == recipe.parent / "chat.jsonl"

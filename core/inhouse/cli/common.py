@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import structlog
@@ -18,7 +18,8 @@ from inhouse import codec
 from inhouse.kernel import Kernel
 from inhouse.recipe import Recipe
 
-F = TypeVar("F", bound=Callable[..., Any])
+LIBRARIES_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""Libraries of plugins that would write to the standard error that belongs to this command line."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 set_option = click.option(
@@ -30,6 +31,8 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show log li
 
 def open_kernel(home: str | None, *, verbose: bool = False) -> Kernel:
     """The kernel, with log lines on standard error only when asked for."""
+    for name, value in LIBRARIES_QUIET.items():
+        os.environ.setdefault(name, value)
     level = logging.INFO if verbose else logging.ERROR
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),

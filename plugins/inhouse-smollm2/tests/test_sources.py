@@ -19,7 +19,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from inhouse.errors import DataError, RecipeError, ResourceError, StepError
+from inhouse.errors import DataError, ResourceError, StepError
 from inhouse_smollm2 import HubOptions, LocalOptions, Smollm2Options, inhouse_sources, smollm2
 from inhouse_smollm2.hub import HubSource
 from inhouse_smollm2.local import LocalSource
@@ -264,13 +264,13 @@ def hub(folder: Path) -> Iterator[str]:
 
 
 def test_hub_needs_leave() -> None:
-    with pytest.raises(RecipeError, match=r"--set base.hub.allow_network=true"):
-        HubSource(HubOptions("owner/tiny")).probe()
+    (spec,) = (each for each in inhouse_sources() if each.name == "hub")
+    assert "network" in spec.features  # what the planner refuses without [run] network = true
 
 
 def test_hub_fetches_one_commit(hub: str, folder: Path, tmp_path: Path) -> None:
     step = FakeStep(tmp_path / "hub")
-    options = HubOptions("owner/tiny", allow_network=True, endpoint=hub)
+    options = HubOptions("owner/tiny", endpoint=hub)
     HubSource(options).produce(step)  # type: ignore[arg-type]
     assert step.facts["commit"] == COMMIT
     assert {path.name for path in step.output.iterdir()} == {
@@ -280,7 +280,7 @@ def test_hub_fetches_one_commit(hub: str, folder: Path, tmp_path: Path) -> None:
 
 
 def test_hub_unknown_model(hub: str, tmp_path: Path) -> None:
-    options = HubOptions("owner/none", allow_network=True, endpoint=hub)
+    options = HubOptions("owner/none", endpoint=hub)
     with pytest.raises(StepError, match="cannot fetch owner/none"):
         HubSource(options).produce(FakeStep(tmp_path / "hub"))  # type: ignore[arg-type]
     shutil.rmtree(tmp_path / "hub")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils import logging as hf_logging
 
 from inhouse.errors import StepError
 from inhouse.protocols import Artifact, Step
@@ -42,24 +39,23 @@ class BitsAndBytesQuantizer:
         embedding included) and ``bytes``. Raises ``StepError`` with what transformers said.
         """
         step.progress(0, PHASES, unit="part", note="quantising")
-        with quiet():
-            try:
-                quantized: Any = AutoModelForCausalLM.from_pretrained(
-                    model.path,
-                    quantization_config=self._settings(),
-                    dtype=torch.bfloat16,
-                    device_map={"": "cpu"},
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                )
-            except Exception as error:  # transformers and bitsandbytes raise many kinds
-                raise StepError(f"bitsandbytes cannot quantise the model: {error}", where=str(model.path)) from error
-            layers = sum(type(each).__module__.startswith("bitsandbytes") for each in quantized.modules())
-            if not layers:
-                raise StepError("the model has no linear layer that bitsandbytes quantises", where=str(model.path))
-            step.progress(1, PHASES, unit="part", note="writing the weights")
-            quantized.save_pretrained(step.output)
+        try:
+            quantized: Any = AutoModelForCausalLM.from_pretrained(
+                model.path,
+                quantization_config=self._settings(),
+                dtype=torch.bfloat16,
+                device_map={"": "cpu"},
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        except Exception as error:  # transformers and bitsandbytes raise many kinds
+            raise StepError(f"bitsandbytes cannot quantise the model: {error}", where=str(model.path)) from error
+        layers = sum(type(each).__module__.startswith("bitsandbytes") for each in quantized.modules())
+        if not layers:
+            raise StepError("the model has no linear layer that bitsandbytes quantises", where=str(model.path))
+        step.progress(1, PHASES, unit="part", note="writing the weights")
+        quantized.save_pretrained(step.output)
         step.progress(2, PHASES, unit="part", note="copying the tokenizer")
         for file in sorted(model.path.iterdir()):
             wanted = file.suffix in COPIED and not file.name.endswith(".safetensors.index.json")
@@ -97,17 +93,3 @@ def _elements(file: Path) -> int:
         for name in tensors.keys():  # noqa: SIM118 (no mapping)
             total += torch.Size(tensors.get_slice(name).get_shape()).numel()
     return total
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers' own progress bars and warnings off: stderr belongs to the command line."""
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -140,14 +140,13 @@ class MiniLM:
 
         path = self._folder.path
         try:
-            with _quiet():
-                model, report = AutoModel.from_pretrained(
-                    path,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                )
+            model, report = AutoModel.from_pretrained(
+                path,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise DataError(f"the encoder does not load: {error}", where=str(path)) from error
         # transformers fills missing weights with random ones; the pooler's are not used here.
@@ -165,21 +164,6 @@ class MiniLM:
 def clean(text: str) -> str:
     """Lone surrogates, which JSON may hold and UTF-8 may not, become U+FFFD."""
     return SURROGATES.sub("\ufffd", text)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar of transformers while weights load: progress is told by events."""
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -30,9 +30,6 @@ class HubOptions:
         validator=validators.matches_re(r"[\w.-]+/[\w.-]+"), metadata={"help": "the model's id, owner/name"}
     )
     revision: str = field(default="main", metadata={"help": "branch, tag or, best, a commit"})
-    allow_network: bool = field(
-        default=False, metadata={"help": "the model may be fetched from the network", "counts": False}
-    )
     endpoint: str = field(
         default="https://huggingface.co", metadata={"help": "the hub, or a mirror of it", "counts": False}
     )
@@ -57,8 +54,9 @@ def inhouse_sources() -> Iterator[SourceSpec]:
     )
     yield SourceSpec(
         name="hub",
-        summary="a model by its id on Hugging Face, with allow_network = true only",
+        summary="a model by its id on Hugging Face; needs [run] network = true",
         factory="inhouse_smollm2.hub:HubSource",
         options=HubOptions,
+        features=frozenset({"network"}),
         produces="model/hf",
     )

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from inhouse.errors import InhouseError, RecipeError, StepError
+from inhouse.errors import InhouseError, StepError
 from inhouse.protocols import Step
 from inhouse_smollm2 import HubOptions
 from inhouse_smollm2.folder import TAKEN, check, take, tell
@@ -20,24 +19,11 @@ class HubSource:
     def __init__(self, options: HubOptions) -> None:
         self.options = options
 
-    def probe(self) -> str | None:
-        """Raises ``RecipeError`` before any work when the recipe does not allow the network."""
-        if not self.options.allow_network:
-            raise RecipeError(
-                f"{self.options.model} would be fetched from {self.options.endpoint}, and allow_network is false",
-                where="base.hub.allow_network",
-                hint="--set base.hub.allow_network=true --set run.network=true",
-            )
-        return None
-
     def produce(self, step: Step) -> None:
         """Fetches file by file, going on where an earlier run stopped; then checks as `local` does.
 
-        Raises ``RecipeError`` without leave, ``StepError`` with what the hub said, ``DataError`` for a
-        model that cannot be used.
+        Raises ``StepError`` with what the hub said, ``DataError`` for a model that cannot be used.
         """
-        self.probe()
-        disable_progress_bars()
         fetched = step.checkpoints / "fetched"
         try:
             commit = self._fetch(step, fetched)

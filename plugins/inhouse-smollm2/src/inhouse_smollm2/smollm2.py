@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-from transformers.utils import logging as hf_logging
 
 from inhouse.errors import DataError, ResourceError
 from inhouse.protocols import Step
@@ -49,9 +45,8 @@ class Smollm2Source:
             tokenizer = source.tokenizer()
         except (ValueError, KeyError, IndexError, TypeError) as error:  # what gguf and numpy say of a damaged file
             raise DataError(f"cannot be read: {error}", where=str(file), hint=f"{INSTALL} --force-reinstall") from error
-        with quiet():
-            model.save_pretrained(step.output)
-            tokenizer.save_pretrained(step.output)
+        model.save_pretrained(step.output)
+        tokenizer.save_pretrained(step.output)
         (step.output / "model.safetensors").chmod(0o644)  # safetensors makes it readable to its owner only
         step.note(
             model="SmolLM2-135M-Instruct",
@@ -76,17 +71,3 @@ def _version() -> str:
         return version(PACKAGE.replace("_", "-"))
     except PackageNotFoundError:
         return "of unknown version"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers' own progress bars and warnings off: stderr belongs to the command line."""
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

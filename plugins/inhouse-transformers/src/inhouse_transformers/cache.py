@@ -1,4 +1,4 @@
-"""Key/value caches: one that grows in place, and the prefix that is kept between calls."""
+"""Key/value caches: one that grows in place, and the sequences that are kept between calls."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from attrs import frozen
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -45,13 +46,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             raise RuntimeError("a cache layer without states")
         return self.keys, self.values
 
-    def head(self, length: int, batch: int) -> GrowingLayer:
-        """The first ``length`` positions of a batch of one, for ``batch`` rows; no copy until it grows."""
-        layer = GrowingLayer()
-        layer.lazy_initialization(*self.states())
-        layer.keys, layer.values = (each[:1, :, :length].expand(batch, -1, -1, -1) for each in self.states())
-        return layer
-
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keeps the rows ``indices``."""
         super().batch_select_indices(indices)
@@ -90,22 +84,77 @@ def common(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-class Prefix:
-    """The states of one sequence, kept from call to call: an agent's system prompt is computed once."""
+@frozen
+class Known:
+    """Tokens and their states: of each layer keys and values (1, heads, tokens, head size)."""
 
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.layers: list[GrowingLayer] = []
+    ids: list[int]
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
 
-    def keep(self, ids: Sequence[int], cache: Cache) -> None:
-        """Remembers a batch-of-one cache that holds exactly ``ids``."""
-        self.ids = list(ids)
-        self.layers = [layer for layer in cache.layers if isinstance(layer, GrowingLayer)]
+    @property
+    def bytes(self) -> int:
+        """What the states take."""
+        return sum(states.numel() * states.element_size() for layer in self.layers for states in layer)
 
-    def match(self, ids: Sequence[int]) -> int:
-        """How many leading tokens of ``ids`` are kept."""
-        return common(self.ids, ids)
 
-    def head(self, length: int, batch: int) -> Cache:
-        """A new cache of ``batch`` rows with the first ``length`` kept positions."""
-        return Cache(layers=[layer.head(length, batch) for layer in self.layers])
+class Kept:
+    """States from earlier calls, at most ``limit`` bytes of them: system prompts and earlier turns are computed once.
+
+    The sequences that were used longest ago are forgotten first; the one used last is always kept.
+    """
+
+    def __init__(self, limit: int = 512 << 20) -> None:
+        self.limit = limit
+        self._known: list[Known] = []  # the one used last is the last
+
+    def add(self, known: Known) -> None:
+        """Remembers a sequence; one that it continues is dropped."""
+        self._known = [old for old in self._known if common(old.ids, known.ids) < len(old.ids)]
+        self._known.append(known)
+        sizes = [each.bytes for each in self._known]
+        while len(sizes) > 1 and sum(sizes) > self.limit:
+            del sizes[0], self._known[0]
+
+    def best(self, ids: Sequence[int]) -> tuple[int, Known | None]:
+        """How many leading tokens of ``ids`` are known at most, and the sequence that begins with them."""
+        length, at = max(((common(each.ids, ids), at) for at, each in enumerate(self._known)), default=(0, -1))
+        if not length:
+            return 0, None
+        self._known.append(self._known.pop(at))
+        return length, self._known[-1]
+
+
+def cut(cache: Cache, row: int, mask: torch.Tensor, ids: list[int]) -> Known:
+    """A copy of one row of ``cache``; ``mask`` (positions,) is 0 at its padding, ``ids`` are its other tokens."""
+    where = mask.nonzero()[:, 0]
+    layers = [layer.states() for layer in cache.layers if isinstance(layer, GrowingLayer)]
+    return Known(ids, [(keys[row : row + 1, :, where], values[row : row + 1, :, where]) for keys, values in layers])
+
+
+def joined(heads: Sequence[tuple[int, Known | None]], room: int) -> Cache:
+    """A cache with one row for each (length, sequence): its first ``length`` states, padded on the left with zeros.
+
+    Space is reserved for ``room`` more positions. At least one length must be positive.
+    """
+    width = max(length for length, _ in heads)
+    model = next(known for length, known in heads if known is not None and length)
+    layers = []
+    for number, like in enumerate(model.layers):
+        layer = GrowingLayer()
+        layer.lazy_initialization(*like)
+        layer.room = (_stacked(heads, number, 0, width, room), _stacked(heads, number, 1, width, room))
+        layer.keys, layer.values = (each[:, :, :width] for each in layer.room)
+        layers.append(layer)
+    return Cache(layers=layers)
+
+
+def _stacked(heads: Sequence[tuple[int, Known | None]], layer: int, side: int, width: int, room: int) -> torch.Tensor:
+    _, known = max(heads, key=lambda head: head[0])
+    assert known is not None
+    like = known.layers[layer][side]
+    out = like.new_empty(len(heads), like.shape[1], width + room, like.shape[3])
+    for row, (length, known) in enumerate(heads):
+        out[row, :, : width - length] = 0
+        if known is not None:
+            out[row, :, width - length : width] = known.layers[layer][side][0, :, :length]
+    return out

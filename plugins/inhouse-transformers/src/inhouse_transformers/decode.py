@@ -1,4 +1,4 @@
-"""Many answers decoded together: the common prefix once, the rest padded, finished rows dropped."""
+"""Many answers decoded together: what is known is not computed again, the rest is padded, finished rows leave."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from inhouse.protocols import Completion, Request
-from inhouse_transformers.cache import Prefix, common
+from inhouse_transformers.cache import STEP, Kept, Known, common, cut, joined
 from inhouse_transformers.forward import Forward
 from inhouse_transformers.text import TextStream
 
@@ -61,20 +61,24 @@ class Row:
         return Completion(self.stream.text, self.finish or "length", len(self.ids), made, self.seconds)
 
 
-def decode(forward: Forward, rows: Sequence[Row], prefix: Prefix) -> Iterator[None]:
+def decode(forward: Forward, rows: Sequence[Row], kept: Kept) -> Iterator[None]:
     """Makes one token for every unfinished row per iteration, until all are finished.
 
     Rows do not influence each other: the result is that of decoding them one by one, up to rounding.
     """
     going = list(rows)
-    cache, mask, logits = _start(forward, going, prefix)
+    cache, mask, logits = _start(forward, going, kept)
     while True:
         for row, scores, best in zip(going, logits, logits.argmax(-1).tolist(), strict=True):
             row.take(row.choose(scores, best))
         yield
+        if forward.plain:  # the next turn of a conversation begins with this one
+            for at, row in enumerate(going):
+                if row.finish is not None:
+                    kept.add(cut(cache, at, mask[at], row.ids + row.tokens[:-1]))
         left = [at for at, row in enumerate(going) if row.finish is None]
         if not left:
-            break
+            return
         if len(left) < len(going):
             index = torch.tensor(left, device=forward.device)
             cache.batch_select_indices(index)
@@ -82,36 +86,38 @@ def decode(forward: Forward, rows: Sequence[Row], prefix: Prefix) -> Iterator[No
         mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
         last = torch.tensor([[row.tokens[-1]] for row in going], device=forward.device)
         logits = forward(last, mask, cache)[:, -1]
-    if len(rows) == 1 and forward.plain:  # the next turn of a conversation begins with this one
-        prefix.keep(rows[0].ids + rows[0].tokens[:-1], cache)
 
 
-def _start(forward: Forward, rows: Sequence[Row], prefix: Prefix) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+def _start(forward: Forward, rows: Sequence[Row], kept: Kept) -> tuple[Cache, torch.Tensor, torch.Tensor]:
     """The cache, mask (rows, positions) and last logits (rows, vocabulary) after all prompts."""
-    shared, cache = 0, forward.cache()
+    heads: list[tuple[int, Known | None]] = [(0, None)] * len(rows)
     if forward.plain:
-        shared = reduce(min, (common(rows[0].ids, row.ids) for row in rows))
-        shared = min(shared, *(len(row.ids) - 1 for row in rows))  # every row computes its last token itself
-        if shared > 0:
-            _extend(forward, rows[0].ids[:shared], prefix)
-            cache = prefix.head(shared, len(rows))
-    longest = max(len(row.ids) for row in rows) - shared
+        _keep_common(forward, rows, kept)
+        # every row computes its last token itself
+        heads = [kept.best(row.ids[:-1]) for row in rows]
+    width = max(length for length, _ in heads)
+    longest = max(len(row.ids) - length for row, (length, _) in zip(rows, heads, strict=True))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.ones(len(rows), shared + longest, dtype=torch.long)
-    for at, row in enumerate(rows):
-        padding = longest - (len(row.ids) - shared)
-        ids[at, padding:] = torch.tensor(row.ids[shared:])
-        mask[at, shared : shared + padding] = 0
+    mask = torch.ones(len(rows), width + longest, dtype=torch.long)
+    for at, (row, (length, _)) in enumerate(zip(rows, heads, strict=True)):
+        padding = longest - (len(row.ids) - length)
+        ids[at, padding:] = torch.tensor(row.ids[length:])
+        mask[at, : width - length] = 0
+        mask[at, width : width + padding] = 0
+    cache = joined(heads, longest + STEP) if width else forward.cache()
     mask = mask.to(forward.device)
     return cache, mask, forward.prefill(ids.to(forward.device), mask, cache)
 
 
-def _extend(forward: Forward, ids: list[int], prefix: Prefix) -> None:
-    """Lets ``prefix`` hold the states of ``ids``, computing only those it does not have."""
-    kept = prefix.match(ids)
-    if kept == len(ids):
+def _keep_common(forward: Forward, rows: Sequence[Row], kept: Kept) -> None:
+    """Lets ``kept`` know what all rows begin with, computing only what it does not know yet."""
+    shared = reduce(min, (common(rows[0].ids, row.ids) for row in rows[1:]), len(rows[0].ids) - 1)
+    shared = min(shared, *(len(row.ids) - 1 for row in rows))
+    ids = rows[0].ids[:shared]
+    known = kept.best(ids)
+    if len(rows) == 1 or known[0] == len(ids):
         return
-    cache = prefix.head(kept, 1) if kept else forward.cache()
-    new = torch.tensor([ids[kept:]], device=forward.device)
-    forward.prefill(new, torch.ones(1, len(ids), dtype=torch.long, device=forward.device), cache)
-    prefix.keep(ids, cache)
+    cache = joined([known], len(ids) - known[0]) if known[0] else forward.cache()
+    mask = torch.ones(1, len(ids), dtype=torch.long, device=forward.device)
+    forward.prefill(torch.tensor([ids[known[0] :]], device=forward.device), mask, cache)
+    kept.add(cut(cache, 0, mask[0], ids))

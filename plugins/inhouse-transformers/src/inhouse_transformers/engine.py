@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from inhouse.errors import EngineError, RecipeError
 from inhouse.protocols import Completion, Message, Request
 from inhouse_transformers import Options
-from inhouse_transformers.cache import Prefix
+from inhouse_transformers.cache import Kept
 from inhouse_transformers.decode import Row, decode
 from inhouse_transformers.forward import Forward
 from inhouse_transformers.load import Loaded, load
@@ -55,7 +55,7 @@ class TransformersEngine:
         self._tokenizer = loaded.tokenizer
         self._options = options
         self._forward = Forward(loaded)
-        self._prefix = Prefix()
+        self._kept = Kept()
         self._ends = _end_tokens(loaded)
         self._lock = threading.Lock()
         self._threads = torch.get_num_threads()
@@ -75,7 +75,7 @@ class TransformersEngine:
             for start in range(0, len(order), self._options.max_batch):
                 batch = order[start : start + self._options.max_batch]
                 rows = [self._row(prompts[at], requests[at]) for at in batch]
-                for _ in decode(self._forward, rows, self._prefix):
+                for _ in decode(self._forward, rows, self._kept):
                     pass
                 answers.update(zip(batch, (row.completion() for row in rows), strict=True))
         return [answers[at] for at in range(len(prompts))]
@@ -85,7 +85,7 @@ class TransformersEngine:
         prompt = self._prompt(request)
         with self._working():
             row = self._row(prompt, request)
-            for _ in decode(self._forward, [row], self._prefix):
+            for _ in decode(self._forward, [row], self._kept):
                 if row.piece:
                     yield row.piece
 
@@ -127,7 +127,7 @@ class TransformersEngine:
             return
         torch.set_num_threads(self._threads)
         self._loaded = None
-        self._prefix = Prefix()
+        self._kept = Kept()
         del self._forward
 
     def __enter__(self) -> TransformersEngine:
@@ -174,7 +174,7 @@ class TransformersEngine:
             try:
                 yield
             except (RuntimeError, MemoryError) as error:
-                self._prefix = Prefix()
+                self._kept = Kept()
                 raise EngineError(f"torch failed: {error}", hint="lower max_batch or target.context") from error
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from attrs import frozen
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as hf_logging
 
 from inhouse.errors import EngineError
 from inhouse_transformers import Options
@@ -42,16 +39,15 @@ def load(folder: Path, options: Options) -> Loaded:
     device = _device(options.device)
     dtype = _dtype(options.dtype, device, folder, quantized="quantization_config" in config)
     try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=dtype,
-                device_map={"": str(device)},
-            )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=dtype,
+            device_map={"": str(device)},
+        )
     except Exception as error:  # transformers raises a dozen kinds here, all of them about the folder
         raise EngineError(
             f"transformers cannot load the model: {error}", where=str(folder), hint=_hint(error)
@@ -124,17 +120,3 @@ def faster_cpu_dtype() -> torch.dtype:
 def _gemm(rows: int, dtype: torch.dtype, size: int = 512) -> float:
     x, weight = torch.ones(rows, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     return best_seconds(lambda: torch.nn.functional.linear(x, weight))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers' own progress bars and warnings off: stderr belongs to the command line."""
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from transformers.cache_utils import Cache
 
-from inhouse_transformers.cache import Prefix, common
+from inhouse_transformers.cache import common, cut, joined
 from inhouse_transformers.forward import Forward
 
 LOGITS = 128 << 20
@@ -34,10 +34,9 @@ def _batch(forward: Forward, rows: list[list[int]]) -> list[list[float]]:
     if forward.plain and len(rows) > 1:
         shared = max(0, reduce(min, (common(rows[0], row) for row in rows)) - 1)
     if shared > 0:
-        prefix = Prefix()
         head = _columns(forward, torch.tensor([rows[0][: shared + 1]]), 0, cache)
-        prefix.keep(rows[0][:shared], cache)
-        cache = prefix.head(shared, len(rows))
+        known = cut(cache, 0, torch.ones(shared), rows[0][:shared])
+        cache = joined([(shared, known)] * len(rows), max(len(row) for row in rows) - shared)
     ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
     for at, row in enumerate(rows):  # padding on the right: no token of the row sees it
         ids[at, : len(row)] = torch.tensor(row)
