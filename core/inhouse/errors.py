@@ -49,10 +49,6 @@ class StepError(InhouseError):
     """A step started and did not finish."""
 
 
-class GateError(InhouseError):
-    """A step finished, and what it measured does not hold."""
-
-
 class EngineError(InhouseError):
     """The engine behind a runtime crashed, hung or refused the model."""
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-import structlog
 from attrs import evolve, frozen
 
 from inhouse import options as opt
@@ -36,12 +35,11 @@ from inhouse.events import (
 from inhouse.memory import PeakMemory
 from inhouse.plan import Plan, PlannedStep, Planner, bind, cached, check_disk, disk_needed, gather, key_of
 from inhouse.plugins import Registry
-from inhouse.protocols import Artifact, StepRecord
+from inhouse.protocols import Artifact, Json, StepRecord
 from inhouse.recipe import Recipe, unknown
 from inhouse.services import LiveServices
 from inhouse.step import RunningStep
 
-log = structlog.get_logger(__name__)
 HOME = ".inhouse"
 METHODS = {
     "source": "produce",
@@ -190,25 +188,10 @@ class _RunInProgress:
                 hit = manifest is not None
                 if manifest is None:
                     manifest = self._work(step, key, inputs, position, services)
-        name, seconds = step.chosen.backend.spec.name, time.perf_counter() - started
-        peak = manifest.peak_memory_bytes
-        self.history.append(
-            StepRecord(
-                step.name,
-                step.stage,
-                name,
-                seconds,
-                hit,
-                manifest.seconds,
-                peak,
-                manifest.plugin,
-                key,
-                manifest.options,
-                {product.kind: product.digest for product in manifest.products},
-                manifest.meta,
-            )
-        )
+        seconds, peak = time.perf_counter() - started, manifest.peak_memory_bytes
+        self.history.append(_record(step, manifest, seconds, hit=hit))
         self.products |= bind(step, store.artifacts(manifest))
+        name = step.chosen.backend.spec.name
         self.publish(StepFinished(step.name, step.stage, name, seconds, hit, peak, manifest.meta))
         self._tell_failures()
 
@@ -239,27 +222,35 @@ class _RunInProgress:
             method = getattr(step.chosen.make(), METHODS[step.stage])
             with PeakMemory() as peak, self.kernel.registry.wrapped("inhouse_step", step=running):
                 self.executor.execute(lambda: method(running, *inputs))
-            unsealed = Manifest(
-                fingerprint=key,
-                step=step.name,
-                stage=step.stage,
-                backend=backend.spec.name,
-                plugin=f"{backend.distribution} {backend.version}",
-                version=backend.spec.version,
-                options=opt.plain(step.chosen.options),
-                seed=self.recipe.seed,
-                parents=tuple(_parents(inputs)),
-                products=(),
-                seconds=time.perf_counter() - started,
-                peak_memory_bytes=peak.bytes,
-                created=0.0,
-                meta=running.facts,
-            )
+            unsealed = self._unsealed(step, key, inputs, running.facts)
+            unsealed = evolve(unsealed, seconds=time.perf_counter() - started, peak_memory_bytes=peak.bytes)
             manifest = store.commit(unsealed, outputs)
         for product, artifact in zip(manifest.products, store.artifacts(manifest), strict=True):
             size = sum(each.size for each in product.files)
             self.publish(ArtifactCommitted(step.name, product.kind, str(artifact.path), product.digest, size))
         return manifest
+
+    def _unsealed(
+        self, step: PlannedStep, key: str, inputs: Sequence[Artifact | list[Artifact] | None], facts: Mapping[str, Json]
+    ) -> Manifest:
+        """What is known of the step's outputs before the store has measured and sealed them."""
+        backend = step.chosen.backend
+        return Manifest(
+            fingerprint=key,
+            step=step.name,
+            stage=step.stage,
+            backend=backend.spec.name,
+            plugin=f"{backend.distribution} {backend.version}",
+            version=backend.spec.version,
+            options=opt.plain(step.chosen.options),
+            seed=self.recipe.seed,
+            parents=tuple(_parents(inputs)),
+            products=(),
+            seconds=0.0,
+            peak_memory_bytes=0,
+            created=0.0,
+            meta=facts,
+        )
 
     @contextmanager
     def _failing(self, step: PlannedStep) -> Iterator[None]:
@@ -303,6 +294,23 @@ class _RunInProgress:
         mark.write_text(made.digest)
         shutil.rmtree(old, ignore_errors=True)
         return final
+
+
+def _record(step: PlannedStep, manifest: Manifest, seconds: float, *, hit: bool) -> StepRecord:
+    return StepRecord(
+        name=step.name,
+        stage=step.stage,
+        backend=step.chosen.backend.spec.name,
+        seconds=seconds,
+        cached=hit,
+        made_seconds=manifest.seconds,
+        peak_memory_bytes=manifest.peak_memory_bytes,
+        plugin=manifest.plugin,
+        fingerprint=manifest.fingerprint,
+        options=manifest.options,
+        products={product.kind: product.digest for product in manifest.products},
+        meta=manifest.meta,
+    )
 
 
 def _parents(inputs: Sequence[Artifact | list[Artifact] | None]) -> list[str]:

@@ -14,7 +14,7 @@ from types import TracebackType
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
-def tree_bytes(pid: int | None = None) -> int:
+def resident_bytes(pid: int | None = None) -> int:
     """Resident bytes of ``pid`` (this process) and all its descendants; a page shared between them counts once."""
     if not Path("/proc/self/statm").exists():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -43,7 +43,7 @@ def _proportional(pid: int) -> int:
 
 
 class PeakMemory:
-    """Samples :func:`tree_bytes` in a thread while the block runs; ``bytes`` is the highest seen."""
+    """Samples :func:`resident_bytes` in a thread while the block runs; ``bytes`` is the highest seen."""
 
     def __init__(self, interval: float = 0.1) -> None:
         self.bytes = 0
@@ -52,7 +52,7 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> "PeakMemory":
-        self.bytes = tree_bytes()
+        self.bytes = resident_bytes()
         self._thread.start()
         return self
 
@@ -66,5 +66,5 @@ class PeakMemory:
         wait = self._interval
         while not self._stop.wait(wait):
             started = time.perf_counter()
-            self.bytes = max(self.bytes, tree_bytes())
+            self.bytes = max(self.bytes, resident_bytes())
             wait = max(self._interval, 30 * (time.perf_counter() - started))  # PSS of gigabytes takes its time

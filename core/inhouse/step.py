@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -98,6 +98,3 @@ class RunningStep:
     def services(self) -> Services:
         """The recipe's answering side."""
         return self._services
-
-
-Work = Callable[[RunningStep], None]
