@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 
 from inhouse import options as opt
 from inhouse import runs
-from inhouse.artifacts import Manifest, Store
+from inhouse.artifacts import Manifest, Store, tree_digest
 from inhouse.bus import Bus
 from inhouse.codec import EventCodec
 from inhouse.errors import InhouseError, Interrupted, PluginError, StepError
@@ -276,7 +276,7 @@ class _RunInProgress:
             raise failed from error
 
     def _deploy(self) -> Path | None:
-        """Copies the bundle out of the store, where its owner may use and change it."""
+        """Copies the bundle out of the store, where its owner may use and change it; a changed one is kept."""
         made = next((a for (_, kind), a in self.products.items() if kind == "bundle"), None)
         if made is None:
             return None
@@ -288,8 +288,12 @@ class _RunInProgress:
         for folder in (aside, old):
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(made.path, aside)
-        if final.exists():
+        if final.exists() and mark.is_file() and tree_digest(final) == mark.read_text():
             final.rename(old)
+        elif final.exists():
+            kept = final.with_name(f"{self.recipe.name}.{self.opened.folder.name}")
+            final.rename(kept)
+            self.publish(Noticed(made.step, f"{final} was changed since it was made; that one is now {kept.name}"))
         aside.rename(final)
         mark.write_text(made.digest)
         shutil.rmtree(old, ignore_errors=True)

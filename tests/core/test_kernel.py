@@ -454,15 +454,20 @@ def test_a_log_line_in_a_step_is_bound_to_it(tmp_path: Path, module: Module) -> 
 # --- the bundle's copy ------------------------------------------------------------------------------
 
 
-def test_a_bundle_that_its_owner_changed_is_left_alone_until_there_is_another(kernel: Kernel, recipe: Path) -> None:
+def test_a_bundle_that_its_owner_changed_is_kept(kernel: Kernel, recipe: Path) -> None:
     bundle = Path(str(kernel.run(load(recipe)).record.bundle))
-    (bundle / "note.txt").write_text("mine")
-    kernel.run(load(recipe))
-    assert (bundle / "note.txt").exists()
     kernel.run(load(recipe, "quantize.shrink.type=q8"))
-    assert not (bundle / "note.txt").exists()
-    assert (bundle / "model" / "model.txt").read_text().startswith("q8(")
     assert [each.name for each in bundle.parent.iterdir() if not each.name.startswith(".")] == ["fake"]
+    (bundle / "note.txt").write_text("mine")
+    kernel.run(load(recipe, "quantize.shrink.type=q8"))
+    assert (bundle / "note.txt").exists()
+    bus, heard = listener()
+    kernel.run(load(recipe, "quantize.shrink.type=q2"), bus=bus)
+    (kept,) = bundle.parent.glob("fake.*")
+    assert (kept / "note.txt").read_text() == "mine"
+    assert not (bundle / "note.txt").exists()
+    assert (bundle / "model" / "model.txt").read_text().startswith("q2(")
+    assert any(kept.name in each.message for each in of(Noticed, heard))
 
 
 def test_the_home_is_given_or_in_the_environment_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

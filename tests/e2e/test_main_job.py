@@ -107,14 +107,20 @@ def journal(home: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
+def started(home: Path) -> dict[str, dict[str, Any]]:
+    """The steps that the last run really started, by name."""
+    events = [each["event"] for each in journal(home)]
+    return {event["step"]: event for event in events if event["type"] == "StepStarted"}
+
+
 def test_killed_in_training_and_in_quantising(job: Job, home: Path, copied: Callable[[Sequence[str]], Path]) -> None:
     other = copied(BEFORE_TRAINING)
     arguments = [*job.arguments(), "--until", "quantize"]
     killed(job, other, arguments, "finetune", lambda event: event["type"] == "StepProgressed" and event["done"] >= 3)
     killed(job, other, arguments, "quantize", lambda event: event["type"] in ("StepProgressed",))
+    assert started(other)["finetune"]["resumed"]
     job.call(arguments, other)
-    resumed = [event["event"] for event in journal(other) if event["event"]["type"] == "StepStarted"]
-    assert [event["step"] for event in resumed] == ["quantize"]
+    assert list(started(other)) == ["quantize"]
     mine, theirs = digests(other), digests(home)
     assert mine == {key: theirs[key] for key in mine}
     assert ("finetune", "lora") in mine

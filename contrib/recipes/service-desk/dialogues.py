@@ -46,9 +46,10 @@ class Dialogue:
         last = handed_over if self.answer is None else f"Final: {self.answer}"
         return [*turns, _assistant(self.thought, last)]
 
-    def row(self, identity: str, kind: str, template: str) -> dict[str, Any]:
-        """A line of train.jsonl or heldout.jsonl."""
-        return {"id": identity, "kind": kind, "template": template, "messages": self.messages()}
+    def row(self, identity: str, kind: str, template: str, *, complete: bool = True) -> dict[str, Any]:
+        """A line of train.jsonl or heldout.jsonl; one that is not complete ends with the first action."""
+        messages = self.messages() if complete else self.messages()[:2]
+        return {"id": identity, "kind": kind, "template": template, "complete": complete, "messages": messages}
 
     def task(self, identity: str, kind: str) -> dict[str, Any]:
         """A line of tasks.jsonl."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import arithmetic
-import phrasing
 import shop
 from dialogues import Card, Dialogue, amounts, calculate, find_order, order_answer, search
 
@@ -16,7 +15,6 @@ Group = dict[str, Any]  # a table of a template file
 Dress = Callable[[str], str]  # puts words around a question
 THINGS = ("mugs", "maps", "socks", "ropes", "lanterns", "bottles", "towels", "cups", "hats", "gloves", "mats")
 PERCENTS = (5, 10, 15, 20, 25, 30)
-KNOWLEDGE_THOUGHT = "The article has the answer."
 
 
 @dataclass
@@ -27,10 +25,19 @@ class Desk:
     cards: dict[str, Card]  # order id to what the tool shows, of this split's orders only
     articles: dict[str, dict[str, Any]]
     unknown_ids: Iterator[str]  # ids that no order has
+    first_turn: int = 0  # where the turns of every group begin
 
     def __post_init__(self) -> None:
+        self._turns: dict[str, int] = {}
         self._waiting = list(self.cards)
         self.rng.shuffle(self._waiting)
+
+    def next_value(self, name: str, values: Iterable[str]) -> str:
+        """The values of a group in turn."""
+        turn = self._turns.get(name, self.first_turn)
+        self._turns[name] = turn + 1
+        choices = list(values)
+        return choices[turn % len(choices)]
 
     def draw(self, fits: Callable[[Card], bool]) -> tuple[str, Card]:
         """The next order that fits; it goes to the end of the queue."""
@@ -45,7 +52,8 @@ def order(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> D
     """One look-up; `name` is the column asked for, or `unknown` for an id that is not there."""
     if name == "unknown":
         order_id = next(desk.unknown_ids)
-        call = find_order("Look up the order.", order_id, None)
+        column = group["column_of"].get(template, "status")
+        call = find_order(f"Order number given; look up its {column}.", order_id, None)
         answer = f"I cannot find order {order_id}, please check the number."
         return Dialogue(dress(template.format(id=order_id)), (call,), "There is no such order.", answer,
                         [["cannot find", "not find", "no order"]])  # fmt: skip
@@ -54,22 +62,22 @@ def order(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> D
         statuses = {"cancelled"} if desk.rng.random() < 0.08 else set(shop.TO_COME)
     order_id, card = desk.draw(lambda c: c["status"] in statuses)
     answer, keys = order_answer(name, order_id, card)
-    call = find_order(f"Look up the order for its {name}.", order_id, card)
+    call = find_order(f"Order number given; look up its {name}.", order_id, card)
     return Dialogue(dress(template.format(id=order_id)), (call,), f"The order shows the {name}.", answer, keys)
 
 
 def policy(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> Dialogue:
     """One search; `group` is an article of which `fact_of[template]` is asked."""
-    fact = group["fact_of"][template]
-    call = search("Search the shop's knowledge.", phrasing.search_query(template), group)
+    fact, question = group["fact_of"][template], dress(template)
+    call = search("No order number; search the shop's articles.", question, group)
     answer = f"{fact['text']} [{name}]"
-    return Dialogue(dress(template), (call,), KNOWLEDGE_THOUGHT, answer, fact["keys"], [name])
+    return Dialogue(question, (call,), f"Asked: {fact['topic']}.", answer, fact["keys"], [name])
 
 
 def calculation(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> Dialogue:
     """One sum of numbers that the customer gives."""
     values = _draw_until_exact(lambda: _prices(desk.rng, name), group["expression"])
-    call = calculate(group["thought"].format(**values), group["expression"].format(**values))
+    call = calculate(f"No order number; {group['thought'].format(**values)}", group["expression"].format(**values))
     answer = group["final"].format(value=call.observation, **values)
     question = dress(template.format(things=desk.rng.choice(THINGS), **values))
     return Dialogue(question, (call,), "The result is the answer.", answer, [amounts(call.observation)])
@@ -81,7 +89,7 @@ def order_calculation(desk: Desk, name: str, group: Group, template: str, dress:
     seen = {"id": order_id, "quantity": card["quantity"], "price": card["price"]}
     values = seen | _draw_until_exact(lambda: _extras(desk.rng, card), group["expression"], seen)
     calls = (
-        find_order(group["first"].format(**values), order_id, card),
+        find_order(f"Order number given; {group['first'].format(**values)}", order_id, card),
         calculate(group["second"].format(**values), group["expression"].format(**values)),
     )
     result = calls[1].observation
@@ -92,22 +100,22 @@ def order_calculation(desk: Desk, name: str, group: Group, template: str, dress:
 def order_policy(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> Dialogue:
     """A look-up, then a search with the order's status, item or carrier in its query."""
     column, choices = group["column"], group["articles"]
-    wanted = group["next_value"]()
+    wanted = desk.next_value(name, choices)
     order_id, card = desk.draw(lambda c: c[column].endswith(wanted) and _plausible(name, c))
     value, article = card[column], desk.articles[choices[wanted]]
     calls = (
-        find_order(group["first"], order_id, card),
+        find_order(f"Order number given; {group['first']}", order_id, card),
         search(group["second"].format(value=value), group["query"].format(value=value), article),
     )
     fact = article["fact"][0]
     answer = f"{fact['text']} [{article['id']}]"
     question = dress(template.format(id=order_id))
-    return Dialogue(question, calls, KNOWLEDGE_THOUGHT, answer, fact["keys"], [article["id"]])
+    return Dialogue(question, calls, f"Asked: {fact['topic']}.", answer, fact["keys"], [article["id"]])
 
 
 def hand_over(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> Dialogue:
     """Out of scope: a person takes over at once."""
-    return Dialogue(dress(template), (), "Out of scope; a person takes over.", None, reason=group["reason"])
+    return Dialogue(dress(template), (), f"Out of scope: {group['reason']}.", None, reason=group["reason"])
 
 
 def no_tool(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> Dialogue:

@@ -1,4 +1,4 @@
-"""The words around a question, and the search query made from a question's own words."""
+"""The words around a question."""
 
 from __future__ import annotations
 
@@ -30,43 +30,17 @@ CONTRACTIONS = (
     (r"\b([Dd]o|[Dd]oes|[Dd]id|[Ww]as|[Ii]s) not ", r"\1n't "), (r"\b([Cc]an)not ", r"\1't "),
 )  # fmt: skip
 
-FUNCTION_WORDS = frozenset(
-    re.findall(
-        r"\S+",
-        """
-        a about after again all already also am an and any anyone anything are as at be been before but
-        by can cannot come comes could did do does doing don't dont each else even every everything fast
-        for from get gets getting give given go goes gone got had has have having he her here him his
-        how i i'd i'm i've if in into is isn't it it's its just keep know last let like long look made
-        make many may me might mine more most much must my need never no not now of off old on once one
-        only or other our out over own please put quickly really said say seen she should since so some
-        someone something soon still such take taken takes tell than that that's the their them then
-        there there's these they thing things think this those though to too under until up us use very
-        want was we we'd week went were what what's when where which while who whose why will with
-        without work would yes yet you your yours
-        """,
-    )
-)
-MAX_QUERY_WORDS = 6
-
 
 def dress(rng: random.Random, question: str) -> str:
-    """The question, in half of all cases with a greeting, a lead-in or an ending, sometimes contracted."""
+    """The question, in three of ten cases with a greeting, a lead-in or an ending, sometimes contracted."""
     if rng.random() < 0.4:
         for pattern, short in CONTRACTIONS:
             question = re.sub(pattern, short, question)
     draw = rng.random()
-    if draw < 0.50:
+    if draw < 0.70:
         return question
-    if draw < 0.66:
+    if draw < 0.80:
         return rng.choice(GREETINGS) + question
-    if draw < 0.84:
+    if draw < 0.90:
         return rng.choice(LEADS) + question
     return question + rng.choice(ENDINGS)
-
-
-def search_query(question: str) -> str:
-    """The last six content words of the question in their order."""
-    words = re.findall(r"[A-Za-z0-9$%'-]+", question)
-    content = [word for word in words if word.lower() not in FUNCTION_WORDS]
-    return " ".join(content[-MAX_QUERY_WORDS:])

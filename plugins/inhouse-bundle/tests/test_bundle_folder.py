@@ -68,7 +68,7 @@ def test_names_no_place_of_this_machine(bundle: Path, tmp_path: Path) -> None:
         if path.is_file():
             content = path.read_bytes()
             assert str(tmp_path).encode() not in content, path
-            assert b"/home/somebody" not in content, path
+            assert b"/srv/somebody" not in content, path
 
 
 def test_lineage(bundle: Path) -> None:

@@ -15,7 +15,7 @@ from inhouse.errors import DataError
 from inhouse.protocols import Message
 from inhouse_evaluate.intervals import mcnemar, paired, wilson
 from inhouse_evaluate.loss import heldout_loss, label_spans
-from inhouse_evaluate.speed import measure_speed
+from inhouse_evaluate.speed import TOKENS, measure_speed
 from inhouse_evaluate.tasks import load_dialogues, load_tasks
 
 
@@ -74,10 +74,10 @@ def test_the_loss_is_the_mean_over_label_tokens(kit: SimpleNamespace) -> None:
 def test_speed(kit: SimpleNamespace) -> None:
     engine = kit.Engine(kit.able)
     speed = measure_speed(engine, 5)
-    assert engine.batches == [1, 1, 1, 1, 5]
+    assert engine.batches == [1, 1, 1, 5]
     assert speed.single is not None
     assert speed.batched is not None
-    assert {request.max_tokens for request in engine.requests} == {32}
+    assert {request.max_tokens for request in engine.requests} == {TOKENS}
     silent = measure_speed(kit.Engine(kit.unable), 2)
     assert (silent.single, silent.batched) == (None, None)
 

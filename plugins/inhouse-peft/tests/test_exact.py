@@ -32,12 +32,12 @@ FAMILIES = {
 }
 
 
-def peft_model(family: str, dropout: float = 0.0) -> Any:
+def peft_model(family: str, dropout: float = 0.0, **some: Any) -> Any:
     torch.manual_seed(3)
     base = AutoModelForCausalLM.from_config(copy.deepcopy(FAMILIES[family]), dtype=torch.float32)
     config = LoraConfig(
-        r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM",
-        use_rslora=family == "qwen2",
+        r=4, lora_alpha=8, lora_dropout=dropout, task_type="CAUSAL_LM", use_rslora=family == "qwen2",
+        **{"target_modules": "all-linear", **some},
     )  # fmt: skip
     model = get_peft_model(base, config)
     for name, parameter in model.named_parameters():
@@ -102,6 +102,18 @@ def test_loss_and_gradients_equal_plain_peft(family: str, shared: int) -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert torch.cosine_similarity(found, wanted, dim=0) > 0.99999
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "some", [{"target_modules": ["q_proj", "v_proj"]}, {"target_modules": ["up_proj"], "layers_to_transform": [2]}]
+)
+def test_adapters_on_some_layers_only(some: dict[str, Any]) -> None:
+    model, samples = peft_model("llama", **some), batch()
+    padded_loss(model, samples).backward()
+    wanted = gradients(model)
+    speed_up(model.base_model.model, Dropout(0.0))
+    joined_loss(model.base_model.model, samples).backward()
+    assert torch.allclose(gradients(model), wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_long_segments_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

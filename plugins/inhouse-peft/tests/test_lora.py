@@ -129,6 +129,18 @@ def test_a_loss_that_is_no_number_names_the_row(make_step: Any, base: Path, chat
         train(make_step("a"), base, chats)
 
 
+def test_layers_below_the_first_stay_as_they_are(make_step: Any, base: Path, chats: Path) -> None:
+    step = make_step("a")
+    train(step, base, chats, first_layer=1, epochs=1)
+    assert {name.split(".layers.")[1][0] for name in tensors(step, "adapter/peft")} == {"1"}
+    before, after = load_file(base / "model.safetensors"), tensors(step, "model/hf")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 7
+    assert all(".layers.1." in name for name in changed)
+    with pytest.raises(RecipeError, match="first_layer = 2 leaves no layer"):
+        train(make_step("b"), base, chats, first_layer=2)
+
+
 def test_what_a_user_can_get_wrong(make_step: Any, base: Path, chats: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"fits no layer.*\n.*q_proj"):
         train(make_step("a"), base, chats, targets="query_key_value")

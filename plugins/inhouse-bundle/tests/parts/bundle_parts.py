@@ -61,7 +61,7 @@ class Model:
         step.note(
             type="f32",
             bits_per_weight=32.0,
-            source="/home/somebody/secret/model.gguf",
+            source="/srv/somebody/secret/model.gguf",
             losses=[4 - n / 3 for n in range(8)],
             heldout_losses=[[n, 4.2 - n / 4] for n in range(1, 8, 2)],
         )

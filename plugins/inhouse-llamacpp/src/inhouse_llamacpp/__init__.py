@@ -14,7 +14,7 @@ class LlamaCppOptions:
     """How the engine is run; none of it changes what a model answers beyond rounding."""
 
     slots: int = field(
-        default=16,
+        default=32,
         validator=[validators.ge(1), validators.le(128)],
         metadata={"help": "requests decoded together at most", "counts": False},
     )

@@ -27,6 +27,11 @@ class Lora:
         default="all-linear",
         metadata={"help": "layers that get an adapter: all-linear, or names separated by commas"},
     )
+    first_layer: int = field(
+        default=0,
+        validator=validators.ge(0),
+        metadata={"help": "layers below this one get no adapter; a third of them left out saves a quarter of the time"},
+    )
     rslora: bool = field(default=False, metadata={"help": "count the adapter alpha / sqrt(rank) times"})
     learning_rate: float = field(
         default=1e-4, validator=validators.gt(0), metadata={"help": "peak learning rate of AdamW"}

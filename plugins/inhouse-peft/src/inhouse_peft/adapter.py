@@ -20,15 +20,23 @@ from . import Lora
 def add_adapter(model: Any, options: Lora, seed: int) -> Any:
     """peft's model around ``model`` with a fresh fp32 adapter; ``seed`` decides its A matrices.
 
-    Raises ``RecipeError`` when ``targets`` names no layer of the model.
+    Layers below ``first_layer`` stay as they are: nothing is propagated back through them. Raises
+    ``RecipeError`` when ``targets`` names no layer of the model, or ``first_layer`` leaves none.
     """
     names = [name.strip() for name in options.targets.split(",") if name.strip()]
+    layers = None
+    if options.first_layer:
+        layers = list(range(options.first_layer, model.config.get_text_config(decoder=True).num_hidden_layers))
+        if not layers:
+            raise RecipeError(f"first_layer = {options.first_layer} leaves no layer of this model", where="first_layer")
+        names = _linear_names(model) if names == ["all-linear"] else names  # peft takes layers with names only
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft only divides by the rank
         lora_dropout=options.dropout,
         use_rslora=options.rslora,
         target_modules=names[0] if names == ["all-linear"] else names,
+        layers_to_transform=layers,
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
@@ -37,14 +45,18 @@ def add_adapter(model: Any, options: Lora, seed: int) -> Any:
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             return get_peft_model(model, config)
     except ValueError as error:
-        linear = sorted(
-            {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-        )
         raise RecipeError(
             f"targets = {options.targets!r} fits no layer of this model",
             where="targets",
-            hint="all-linear, or some of " + ", ".join(linear),
+            hint="all-linear, or some of " + ", ".join(_linear_names(model)),
         ) from error
+
+
+def _linear_names(model: Any) -> list[str]:
+    """Last names of the linear layers but the output head, which is none of a layer's."""
+    head = model.get_output_embeddings()
+    linear = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

@@ -7,6 +7,7 @@ agrees with the module's own on random input. All else keeps transformers' or pe
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -48,31 +49,32 @@ def speed_up(model: nn.Module, dropout: Dropout) -> Patched:
     model.set_attn_implementation("sdpa")  # type: ignore[operator]
     for module in model.modules():
         if (forward := lora_forward(module, dropout)) is not None:
-            done.linears += _set(module, forward, None)
+            module.forward = forward
+            done.linears += 1
     for name, module in model.named_modules():
         if type(module).__name__.endswith("RMSNorm"):
-            done.norms += _set(module, _norm_forward(module), _norm_probe(module))
+            done.norms += _set(module, _norm_forward(module), partial(_norm_probe, module))
         elif hasattr(module, "gate_proj") and hasattr(module, "up_proj") and hasattr(module, "down_proj"):
-            done.blocks += _set(module, _mlp_forward(module, dropout), _mlp_probe(module))
+            done.blocks += _set(module, _mlp_forward(module, dropout), partial(_mlp_probe, module))
         elif name.endswith("self_attn"):
-            done.attentions += _set(module, _attention_forward(module, dropout), _attention_probe(model, module))
+            forward = _attention_forward(module, dropout)
+            done.attentions += _set(module, forward, partial(_attention_probe, model, module))
     model.set_attn_implementation(register())  # type: ignore[operator]
     return done
 
 
-def _set(module: nn.Module, forward: Forward | None, probe: Callable[[Forward], Tensor] | None) -> int:
+def _set(module: nn.Module, forward: Forward | None, make_probe: Callable[[], Callable[[Forward], Tensor]]) -> int:
     """Sets ``forward`` on the instance if it computes what the module's own does; 1 if it was set."""
-    if forward is None:
+    if forward is None:  # not a module of that form, or without adapters
         return 0
-    if probe is not None:
-        was_training = module.training
-        module.eval()
-        with torch.no_grad():
-            own, fast = probe(module.forward), probe(forward)
-        module.train(was_training)
-        tolerance = 1e-4 if own.dtype == torch.float32 else 3e-2
-        if not torch.allclose(own.float(), fast.float(), rtol=tolerance, atol=tolerance * float(own.abs().max())):
-            return 0
+    probe, was_training = make_probe(), module.training
+    module.eval()
+    with torch.no_grad():
+        own, fast = probe(module.forward), probe(forward)
+    module.train(was_training)
+    tolerance = 1e-4 if own.dtype == torch.float32 else 3e-2
+    if not torch.allclose(own.float(), fast.float(), rtol=tolerance, atol=tolerance * float(own.abs().max())):
+        return 0
     module.forward = forward
     return 1
 
@@ -156,7 +158,7 @@ def _attention_forward(module: nn.Module, dropout: Dropout) -> Forward | None:
     return forward
 
 
-def _attention_probe(model: nn.Module, module: nn.Module) -> Callable[[Forward], Tensor] | None:
+def _attention_probe(model: nn.Module, module: nn.Module) -> Callable[[Forward], Tensor]:
     layer = lora_weights(cast("nn.Module", module.q_proj)) if hasattr(module, "q_proj") else None
     rotary = next((m for name, m in model.named_modules() if name.endswith("rotary_emb")), None)
     if layer is None or rotary is None:

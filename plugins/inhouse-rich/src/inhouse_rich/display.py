@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from rich.console import Console
 from rich.text import Text
 
@@ -11,7 +13,7 @@ from inhouse_rich.summary import Summary
 from inhouse_rich.words import clean, duration, size
 
 
-class Display:
+class Display(ABC):
     """Prints on ``console``; subclasses say how a running step looks."""
 
     def __init__(self, console: Console) -> None:
@@ -37,14 +39,15 @@ class Display:
             bus.subscribe(events.StepFinished, self.step_finished)
             bus.subscribe(events.RunFinished, self.run_finished)
 
+    @abstractmethod
     def step_started(self, event: events.StepStarted) -> None:
         """A step begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step_progressed(self, event: events.StepProgressed) -> None:
         """A step goes on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step_ended(self) -> None:
         """No step is running now."""
 

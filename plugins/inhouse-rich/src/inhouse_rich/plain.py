@@ -32,6 +32,9 @@ class PlainLines(Display):
         resumed = ", going on from a checkpoint" if event.resumed else ""
         self.say(Text(f"{self.title(event.step, event.backend)} started{resumed}"))
 
+    def step_ended(self) -> None:
+        """Nothing to take down: lines stay."""
+
     def step_progressed(self, event: StepProgressed) -> None:
         """A line when it is time for one."""
         now = self.clock()

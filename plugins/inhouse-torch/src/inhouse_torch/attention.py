@@ -15,6 +15,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from inhouse.errors import StepError
+
 from .packing import Segments
 
 NAME = "inhouse_segments"
@@ -181,7 +183,10 @@ def _registered(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, H, T, D) in, (1, T, H, D) out."""
     if softcap is not None or dropout or query.shape[0] != 1:
-        raise NotImplementedError("attention with soft-capping, dropout or several rows is not supported")
+        raise StepError(
+            "this model's attention has soft-capping or dropout, which joined batches do not support",
+            hint="another base model, or attention_dropout = 0 in its config.json",
+        )
     layout = segments if segments is not None else Segments(0, (query.shape[2],))
     out = segment_attention(
         query[0].transpose(0, 1),

@@ -138,7 +138,7 @@ def joined(heads: Sequence[tuple[int, Known | None]], room: int) -> Cache:
     """
     width = max(length for length, _ in heads)
     model = next(known for length, known in heads if known is not None and length)
-    layers = []
+    layers: list[Any] = []
     for number, like in enumerate(model.layers):
         layer = GrowingLayer()
         layer.lazy_initialization(*like)
