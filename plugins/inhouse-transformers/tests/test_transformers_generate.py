@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from inhouse.errors import EngineError, RecipeError
 from inhouse.protocols import Message, Request
 from inhouse_transformers import Options
+from inhouse_transformers.cache import Kept, Known
 from inhouse_transformers.engine import TransformersEngine, TransformersRuntime
+from inhouse_transformers.forward import Forward
 
 SYSTEM = "the shop ships orders in May, the return is free of charge"
 QUESTIONS = [
@@ -87,6 +89,37 @@ def test_next_turn_uses_what_was_kept(engine: TransformersEngine) -> None:
         Path(engine._tokenizer.name_or_path), context=200
     ) as fresh:
         assert fresh.generate([more])[0].text == kept
+
+
+def test_next_turns_of_a_batch_compute_only_what_is_new(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TransformersRuntime(Options(dtype="float32", device="cpu", max_batch=3)).open(llama, context=200) as engine:
+        first = chats()[:3]
+        answers = engine.generate(first)
+        turns = [Message("user", "and the return")]
+        more = [
+            Request((*asked.messages, Message("assistant", answer.text), *turns), max_tokens=9)
+            for asked, answer in zip(first, answers, strict=True)
+        ]
+        columns: list[int] = []
+        whole = Forward.prefill
+        monkeypatch.setattr(Forward, "prefill", lambda *a: columns.append(a[1].shape[1]) or whole(*a))
+        together = [answer.text for answer in engine.generate(more)]
+        lengths = [[len(engine.tokenize(engine.render(each.messages))) for each in asked] for asked in (first, more)]
+        assert sum(columns) <= max(now - before for before, now in zip(*lengths, strict=True))
+    with TransformersRuntime(Options(dtype="float32", device="cpu")).open(llama, context=200) as fresh:
+        assert [fresh.generate([asked])[0].text for asked in more] == together
+
+
+def test_kept_states_are_bounded_and_the_last_used_stay() -> None:
+    kept = Kept(limit=2 * 4 * 10 * 2)  # two sequences of ten positions
+    states = [(torch.zeros(1, 1, 10, 1), torch.zeros(1, 1, 10, 1))]
+    for start in (0, 100):
+        kept.add(Known(list(range(start, start + 10)), states))
+    assert kept.best([0, 1, 2])[0] == 3
+    kept.add(Known(list(range(200, 210)), states))
+    assert [kept.best([start, start + 1])[0] for start in (0, 100, 200)] == [2, 0, 2]
+    kept.add(Known(list(range(200, 211)), states))  # goes on from one that is known, which is dropped
+    assert [kept.best([start, start + 1])[0] for start in (0, 200)] == [2, 2]
 
 
 def test_no_common_prefix(folder: Path, engine: TransformersEngine) -> None:
