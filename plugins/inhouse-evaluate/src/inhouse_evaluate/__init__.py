@@ -19,7 +19,7 @@ class TasksOptions:
         default=None, metadata={"help": "JSON lines of dialogues that an untuned model is shown first"}
     )
     few_shot_tuned: bool = field(default=False, metadata={"help": "show them to tuned models too"})
-    batch: int = field(default=32, validator=validators.gt(0), metadata={"help": "dialogues decoded at the same time"})
+    batch: int = field(default=16, validator=validators.gt(0), metadata={"help": "dialogues decoded at the same time"})
     heldout_limit: int = field(
         default=40,
         validator=validators.ge(0),

@@ -69,21 +69,22 @@ def decode(forward: Forward, rows: Sequence[Row], kept: Kept) -> Iterator[None]:
     going = list(rows)
     cache, mask, logits = _start(forward, going, kept)
     while True:
-        for row, scores, best in zip(going, logits, logits.argmax(-1).tolist(), strict=True):
-            row.take(row.choose(scores, best))
+        for at, (row, best) in enumerate(zip(going, logits.argmax(-1).tolist(), strict=True)):
+            if row.finish is not None:
+                continue
+            row.take(row.choose(logits[at], best))
+            if row.finish is not None and forward.plain:  # the next turn of a conversation begins with this one
+                kept.add(cut(cache, at, mask[at], row.ids + row.tokens[:-1]))
         yield
-        if forward.plain:  # the next turn of a conversation begins with this one
-            for at, row in enumerate(going):
-                if row.finish is not None:
-                    kept.add(cut(cache, at, mask[at], row.ids + row.tokens[:-1]))
         left = [at for at, row in enumerate(going) if row.finish is None]
         if not left:
             return
-        if len(left) < len(going):
+        if 4 * len(left) <= 3 * len(going):  # finished rows leave together, since that copies the whole cache
             index = torch.tensor(left, device=forward.device)
             cache.batch_select_indices(index)
             going, mask = [going[at] for at in left], mask[index]
-        mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
+        new = torch.tensor([[row.finish is None] for row in going], dtype=mask.dtype, device=mask.device)
+        mask = torch.cat([mask, new], dim=1)
         last = torch.tensor([[row.tokens[-1]] for row in going], device=forward.device)
         logits = forward(last, mask, cache)[:, -1]
 
