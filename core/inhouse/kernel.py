@@ -288,9 +288,12 @@ class _RunInProgress:
         for folder in (aside, old):
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(made.path, aside)
-        if final.exists() and mark.is_file() and tree_digest(final) == mark.read_text():
+        there = tree_digest(final) if final.exists() else None
+        if there == made.digest or (
+            mark.is_file() and there == mark.read_text()
+        ):  # killed before the mark, or unchanged
             final.rename(old)
-        elif final.exists():
+        elif there:
             kept = final.with_name(f"{self.recipe.name}.{self.opened.folder.name}")
             final.rename(kept)
             self.publish(Noticed(made.step, f"{final} was changed since it was made; that one is now {kept.name}"))

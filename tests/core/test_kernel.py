@@ -470,6 +470,13 @@ def test_a_bundle_that_its_owner_changed_is_kept(kernel: Kernel, recipe: Path) -
     assert any(kept.name in each.message for each in of(Noticed, heard))
 
 
+def test_a_run_killed_before_the_bundle_was_marked_sets_nothing_aside(kernel: Kernel, recipe: Path) -> None:
+    bundle = Path(str(kernel.run(load(recipe)).record.bundle))
+    bundle.with_name(".fake.digest").write_text("of the bundle before")
+    kernel.run(load(recipe))
+    assert [each.name for each in bundle.parent.iterdir() if not each.name.startswith(".")] == ["fake"]
+
+
 def test_the_home_is_given_or_in_the_environment_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INHOUSE_HOME", str(tmp_path / "there"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inhouse.errors import EngineError, RecipeError
@@ -66,6 +67,16 @@ def test_equals_greedy_without_cache(folder: Path, engine: TransformersEngine) -
     expected = [plain_greedy(folder, engine.render(request.messages), 24) for request in chats()]
     assert [answer.text for answer in got] == expected
     assert len(set(expected)) > 3  # the model answers differently, else the test shows nothing
+
+
+def test_finished_rows_that_wait_in_the_batch_change_nothing(folder: Path) -> None:
+    """With seven rows the first one that ends stays, padded, until a quarter has ended."""
+    limits = (3, 24, 24, 6, 24, 9, 24)
+    asked = [evolve(request, max_tokens=limit) for request, limit in zip(chats(), limits, strict=True)]
+    with TransformersRuntime(Options(dtype="float32", device="cpu", max_batch=8)).open(folder, context=200) as engine:
+        together = engine.generate(asked)
+        expected = [plain_greedy(folder, engine.render(each.messages), each.max_tokens) for each in asked]
+    assert [answer.text for answer in together] == expected
 
 
 def test_equals_one_by_one_whatever_was_kept(engine: TransformersEngine) -> None:

@@ -56,7 +56,7 @@ def packing_helps(columns: int = 1024, outputs: int = 4096) -> bool:
         try:
             packed = PackedLinear(plain)
             same = torch.allclose(packed(x), plain(x), atol=1e-3)
-        except (RuntimeError, NotImplementedError, AttributeError, TypeError):
+        except (RuntimeError, AttributeError):  # this torch, or this build of it, does not have the two operators
             return False
         return same and best_seconds(lambda: packed(x)) < best_seconds(lambda: plain(x))
 
