@@ -17,7 +17,8 @@ from inhouse_transformers.cache import Kept, Known
 from inhouse_transformers.engine import TransformersEngine, TransformersRuntime
 from inhouse_transformers.forward import Forward
 
-SYSTEM = "the shop ships orders in May, the return is free of charge"
+SYSTEM = "the shop ships orders in May, the return is free of charge, order by order, " + "é" * 30
+"""More than 64 tokens, from which on rows share the states of what they begin with."""
 QUESTIONS = [
     "where is it",
     "the return of the order that was shipped on the third",
@@ -113,7 +114,7 @@ def test_next_turns_of_a_batch_compute_only_what_is_new(llama: Path, monkeypatch
         ]
         columns: list[int] = []
         whole = Forward.prefill
-        monkeypatch.setattr(Forward, "prefill", lambda *a: columns.append(a[1].shape[1]) or whole(*a))
+        monkeypatch.setattr(Forward, "prefill", lambda *a, **k: columns.append(a[1].shape[1]) or whole(*a, **k))
         together = [answer.text for answer in engine.generate(more)]
         lengths = [[len(engine.tokenize(engine.render(each.messages))) for each in asked] for asked in (first, more)]
         assert sum(columns) <= max(now - before for before, now in zip(*lengths, strict=True))
@@ -123,14 +124,26 @@ def test_next_turns_of_a_batch_compute_only_what_is_new(llama: Path, monkeypatch
 
 def test_kept_states_are_bounded_and_the_last_used_stay() -> None:
     kept = Kept(limit=2 * 4 * 10 * 2)  # two sequences of ten positions
-    states = [(torch.zeros(1, 1, 10, 1), torch.zeros(1, 1, 10, 1))]
+
+    def states() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(torch.zeros(1, 1, 10, 1), torch.zeros(1, 1, 10, 1))]
+
     for start in (0, 100):
-        kept.add(Known(list(range(start, start + 10)), states))
+        kept.add(Known(list(range(start, start + 10)), states()))
     assert kept.best([0, 1, 2])[0] == 3
-    kept.add(Known(list(range(200, 210)), states))
+    kept.add(Known(list(range(200, 210)), states()))
     assert [kept.best([start, start + 1])[0] for start in (0, 100, 200)] == [2, 0, 2]
-    kept.add(Known(list(range(200, 211)), states))  # goes on from one that is known, which is dropped
+    kept.add(Known(list(range(200, 211)), states()))  # goes on from one that is known, which is dropped
     assert [kept.best([start, start + 1])[0] for start in (0, 200)] == [2, 2]
+
+
+def test_rows_hold_the_states_of_what_they_share_once(llama: Path) -> None:
+    with TransformersRuntime(Options(dtype="float32", device="cpu")).open(llama, context=200) as engine:
+        engine.generate(chats())
+        shared = {id(known.parent) for known in engine._kept._known}
+        lengths = [known.layers[0][0].shape[2] for known in engine._kept._known]
+        assert len(shared) == 1 and None not in shared
+        assert max(lengths) < 64 + 24  # questions and answers only
 
 
 def test_no_common_prefix(folder: Path, engine: TransformersEngine) -> None:

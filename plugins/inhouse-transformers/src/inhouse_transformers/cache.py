@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -84,17 +85,37 @@ def common(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-@frozen
+@frozen(eq=False)
 class Known:
-    """Tokens and their states: of each layer keys and values (1, heads, tokens, head size)."""
+    """Tokens and their states.
+
+    ``layers`` holds of each layer keys and values (1, heads, tokens, head size), of the tokens after those
+    of ``parent``, whose states many sequences share.
+    """
 
     ids: list[int]
     layers: list[tuple[torch.Tensor, torch.Tensor]]
+    parent: Known | None = None
 
     @property
-    def bytes(self) -> int:
-        """What the states take."""
-        return sum(states.numel() * states.element_size() for layer in self.layers for states in layer)
+    def start(self) -> int:
+        """The first token whose states are in ``layers``."""
+        return len(self.parent.ids) if self.parent else 0
+
+    def states(self, layer: int, side: int, start: int, end: int) -> torch.Tensor:
+        """Keys (side 0) or values (side 1) of the tokens from ``start`` to ``end``."""
+        own = self.layers[layer][side][:, :, max(start - self.start, 0) : max(end - self.start, 0)]
+        if self.parent is None or start >= self.start:
+            return own
+        before = self.parent.states(layer, side, start, min(end, self.start))
+        return torch.cat([before, own], dim=2) if own.shape[2] else before
+
+    def beginning(self, length: int) -> Known:
+        """The first ``length`` tokens without a parent; up to ``STEP`` fewer when that saves the copy."""
+        if self.parent is not None and length - self.start < STEP:
+            return self.parent.beginning(min(length, self.start))
+        states = [(self.states(at, 0, 0, length), self.states(at, 1, 0, length)) for at in range(len(self.layers))]
+        return Known(self.ids[:length], states)
 
 
 class Kept:
@@ -111,9 +132,8 @@ class Kept:
         """Remembers a sequence; one that it continues is dropped."""
         self._known = [old for old in self._known if common(old.ids, known.ids) < len(old.ids)]
         self._known.append(known)
-        sizes = [each.bytes for each in self._known]
-        while len(sizes) > 1 and sum(sizes) > self.limit:
-            del sizes[0], self._known[0]
+        while len(self._known) > 1 and held_bytes(self._known) > self.limit:
+            del self._known[0]
 
     def best(self, ids: Sequence[int]) -> tuple[int, Known | None]:
         """How many leading tokens of ``ids`` are known at most, and the sequence that begins with them."""
@@ -124,37 +144,56 @@ class Kept:
         return length, self._known[-1]
 
 
-def cut(cache: Cache, row: int, mask: torch.Tensor, ids: list[int]) -> Known:
-    """A copy of one row of ``cache``; ``mask`` (positions,) is 0 at its padding, ``ids`` are its other tokens."""
+def held_bytes(sequences: Sequence[Known]) -> int:
+    """What the states of ``sequences`` and their parents take, shared memory counted once."""
+    found: dict[int, int] = {}
+    for known in sequences:
+        each: Known | None = known
+        while each is not None:
+            for states in chain.from_iterable(each.layers):
+                storage = states.untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+            each = each.parent
+    return sum(found.values())
+
+
+def cut(cache: Cache, row: int, mask: torch.Tensor, ids: list[int], parent: Known | None = None) -> Known:
+    """A copy of one row of ``cache``, behind ``parent``.
+
+    ``mask`` (positions,) is 0 at its padding; ``ids`` are the parent's and its other tokens.
+    """
     where = mask.nonzero()[:, 0]
     layers = [layer.states() for layer in cache.layers if isinstance(layer, GrowingLayer)]
-    return Known(ids, [(keys[row : row + 1, :, where], values[row : row + 1, :, where]) for keys, values in layers])
+    states = [(keys[row : row + 1, :, where], values[row : row + 1, :, where]) for keys, values in layers]
+    return Known(ids, states, parent)
 
 
-def joined(heads: Sequence[tuple[int, Known | None]], room: int) -> Cache:
-    """A cache with one row for each (length, sequence): its first ``length`` states, padded on the left with zeros.
+def joined(heads: Sequence[tuple[int, Known | None]], room: int, start: int = 0) -> Cache:
+    """A cache with one row for each (length, sequence): its states from ``start`` to ``length``, padded on the left.
 
-    Space is reserved for ``room`` more positions. At least one length must be positive.
+    Space is reserved for ``room`` more positions. At least one length must exceed ``start``.
     """
-    width = max(length for length, _ in heads)
-    model = next(known for length, known in heads if known is not None and length)
     layers: list[Any] = []
-    for number, like in enumerate(model.layers):
+    length, longest = max(((length, known) for length, known in heads if known is not None), key=lambda head: head[0])
+    for number, like in enumerate(longest.layers):
         layer = GrowingLayer()
         layer.lazy_initialization(*like)
-        layer.room = (_stacked(heads, number, 0, width, room), _stacked(heads, number, 1, width, room))
+        width = length - start
+        rooms = [_stacked(heads, number, side, start, width + room) for side in (0, 1)]
+        layer.room = (rooms[0], rooms[1])
         layer.keys, layer.values = (each[:, :, :width] for each in layer.room)
         layers.append(layer)
     return Cache(layers=layers)
 
 
-def _stacked(heads: Sequence[tuple[int, Known | None]], layer: int, side: int, width: int, room: int) -> torch.Tensor:
-    _, known = max(heads, key=lambda head: head[0])
-    assert known is not None
-    like = known.layers[layer][side]
-    out = like.new_empty(len(heads), like.shape[1], width + room, like.shape[3])
+def _stacked(heads: Sequence[tuple[int, Known | None]], layer: int, side: int, start: int, width: int) -> torch.Tensor:
+    """Keys or values (rows, heads, width, head size) of one layer."""
+    like = next(known for _, known in heads if known is not None).layers[layer][side]
+    end = max(length for length, _ in heads) - start
+    out = like.new_empty(len(heads), like.shape[1], width, like.shape[3])
     for row, (length, known) in enumerate(heads):
-        out[row, :, : width - length] = 0
-        if known is not None:
-            out[row, :, width - length : width] = known.layers[layer][side][0, :, :length]
+        padding = end - max(length - start, 0)
+        out[row, :, :padding] = 0
+        if known is not None and padding < end:
+            out[row, :, padding:end] = known.states(layer, side, start, length)[0]
     return out

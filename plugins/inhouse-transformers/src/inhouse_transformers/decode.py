@@ -67,14 +67,14 @@ def decode(forward: Forward, rows: Sequence[Row], kept: Kept) -> Iterator[None]:
     Rows do not influence each other: the result is that of decoding them one by one, up to rounding.
     """
     going = list(rows)
-    cache, mask, logits = _start(forward, going, kept)
+    prefix, cache, mask, logits = _start(forward, going, kept)
     while True:
         for at, (row, best) in enumerate(zip(going, logits.argmax(-1).tolist(), strict=True)):
             if row.finish is not None:
                 continue
             row.take(row.choose(logits[at], best))
-            if row.finish is not None and forward.plain:  # the next turn of a conversation begins with this one
-                kept.add(cut(cache, at, mask[at], row.ids + row.tokens[:-1]))
+            if row.finish is not None and forward.shares:  # the next turn of a conversation begins with this one
+                kept.add(cut(cache, at, mask[at], row.ids + row.tokens[:-1], prefix))
         yield
         left = [at for at, row in enumerate(going) if row.finish is None]
         if not left:
@@ -86,39 +86,46 @@ def decode(forward: Forward, rows: Sequence[Row], kept: Kept) -> Iterator[None]:
         new = torch.tensor([[row.finish is None] for row in going], dtype=mask.dtype, device=mask.device)
         mask = torch.cat([mask, new], dim=1)
         last = torch.tensor([[row.tokens[-1]] for row in going], device=forward.device)
-        logits = forward(last, mask, cache)[:, -1]
+        logits = forward(last, mask, cache, prefix=prefix)[:, -1]
 
 
-def _start(forward: Forward, rows: Sequence[Row], kept: Kept) -> tuple[Cache, torch.Tensor, torch.Tensor]:
-    """The cache, mask (rows, positions) and last logits (rows, vocabulary) after all prompts."""
+def _start(forward: Forward, rows: Sequence[Row], kept: Kept) -> tuple[Known | None, Cache, torch.Tensor, torch.Tensor]:
+    """What all rows share, the cache and mask (rows, positions) behind it, the last logits (rows, vocabulary)."""
+    prefix: Known | None = None
     heads: list[tuple[int, Known | None]] = [(0, None)] * len(rows)
-    if forward.plain:
-        _keep_common(forward, rows, kept)
+    if forward.shares:
+        prefix = _prefix(forward, rows, kept)
         # every row computes its last token itself
         heads = [kept.best(row.ids[:-1]) for row in rows]
-    width = max(length for length, _ in heads)
+    shared = len(prefix.ids) if prefix else 0
+    heads = [(max(length, shared), known) for length, known in heads]
+    width = max(length for length, _ in heads) - shared
     longest = max(len(row.ids) - length for row, (length, _) in zip(rows, heads, strict=True))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.ones(len(rows), width + longest, dtype=torch.long)
     for at, (row, (length, _)) in enumerate(zip(rows, heads, strict=True)):
         padding = longest - (len(row.ids) - length)
         ids[at, padding:] = torch.tensor(row.ids[length:])
-        mask[at, : width - length] = 0
+        mask[at, : width - (length - shared)] = 0
         mask[at, width : width + padding] = 0
-    cache = joined(heads, longest + STEP) if width else forward.cache()
+    cache = joined(heads, longest + STEP, shared) if width else forward.cache()
     mask = mask.to(forward.device)
-    return cache, mask, forward.prefill(ids.to(forward.device), mask, cache)
+    return prefix, cache, mask, forward.prefill(ids.to(forward.device), mask, cache, prefix=prefix)
 
 
-def _keep_common(forward: Forward, rows: Sequence[Row], kept: Kept) -> None:
-    """Lets ``kept`` know what all rows begin with, computing only what it does not know yet."""
-    shared = reduce(min, (common(rows[0].ids, row.ids) for row in rows[1:]), len(rows[0].ids) - 1)
-    shared = min(shared, *(len(row.ids) - 1 for row in rows))
-    ids = rows[0].ids[:shared]
-    known = kept.best(ids)
-    if len(rows) == 1 or known[0] == len(ids):
-        return
-    cache = joined([known], len(ids) - known[0]) if known[0] else forward.cache()
-    mask = torch.ones(1, len(ids), dtype=torch.long, device=forward.device)
-    forward.prefill(torch.tensor([ids[known[0] :]], device=forward.device), mask, cache)
-    kept.add(cut(cache, 0, mask[0], ids))
+def _prefix(forward: Forward, rows: Sequence[Row], kept: Kept) -> Known | None:
+    """What all rows begin with, if that is worth sharing; computes what ``kept`` does not know of it."""
+    if len(rows) == 1:
+        return None
+    shared = reduce(min, (common(rows[0].ids, row.ids) for row in rows[1:]))
+    ids = rows[0].ids[: min(shared, *(len(row.ids) - 1 for row in rows))]
+    length, known = kept.best(ids)
+    if len(ids) - length >= STEP:
+        cache = joined([(length, known)], len(ids) - length) if known else forward.cache()
+        mask = torch.ones(1, len(ids), dtype=torch.long, device=forward.device)
+        forward.prefill(torch.tensor([ids[length:]], device=forward.device), mask, cache)
+        known = cut(cache, 0, mask[0], ids)
+        kept.add(known)
+        length = len(ids)
+    prefix = known.beginning(length) if known else None
+    return prefix if prefix and len(prefix.ids) >= STEP else None

@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from transformers.cache_utils import Cache
 
-from inhouse_transformers.cache import common, cut, joined
+from inhouse_transformers.cache import Known, common, cut
 from inhouse_transformers.forward import Forward
 
 LOGITS = 128 << 20
@@ -30,33 +30,35 @@ def logprobs(forward: Forward, sequences: Sequence[Sequence[int]], *, max_batch:
 
 
 def _batch(forward: Forward, rows: list[list[int]]) -> list[list[float]]:
-    shared, cache, head = 0, forward.cache(), torch.empty(1, 0)
-    if forward.plain and len(rows) > 1:
-        shared = max(0, reduce(min, (common(rows[0], row) for row in rows)) - 1)
+    prefix: Known | None = None
+    head = torch.empty(1, 0)
+    shared = reduce(min, (common(rows[0], row) for row in rows)) - 1 if forward.shares and len(rows) > 1 else 0
     if shared > 0:
-        head = _columns(forward, torch.tensor([rows[0][: shared + 1]]), 0, cache)
-        known = cut(cache, 0, torch.ones(shared), rows[0][:shared])
-        cache = joined([(shared, known)] * len(rows), max(len(row) for row in rows) - shared)
+        cache = forward.cache()
+        head = _columns(forward, torch.tensor([rows[0][: shared + 1]]), cache)
+        prefix = cut(cache, 0, torch.ones(shared), rows[0][:shared])
     ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
     for at, row in enumerate(rows):  # padding on the right: no token of the row sees it
         ids[at, : len(row)] = torch.tensor(row)
-    tail = _columns(forward, ids, shared, cache)
+    tail = _columns(forward, ids, forward.cache(), prefix)
     whole = torch.cat([head.expand(len(rows), -1), tail], dim=1)
     return [values[: len(row) - 1].tolist() for row, values in zip(rows, whole, strict=True)]
 
 
-def _columns(forward: Forward, ids: torch.Tensor, start: int, cache: Cache) -> torch.Tensor:
-    """log p of columns start + 1 … n - 1 of ``ids`` (rows, n), given a cache of the first ``start``.
+def _columns(forward: Forward, ids: torch.Tensor, cache: Cache, prefix: Known | None = None) -> torch.Tensor:
+    """log p of the columns of ``ids`` (rows, n) after those of ``prefix``; of all but the first without one.
 
-    Goes through the columns piece by piece on the growing cache, so only a piece's logits exist at once.
+    Goes through the columns piece by piece on the growing, at first empty cache, so only a piece's logits
+    exist at once.
     """
     rows, columns = ids.shape
+    start = len(prefix.ids) if prefix else 0
     width = max(1, LOGITS // (4 * rows * forward.vocabulary))
     ids = ids.to(forward.device)
     found = []
     for at in range(start, columns - 1, width):
         end = min(at + width, columns - 1)
-        logits = forward(ids[:, at:end], ids.new_ones(rows, end), cache, keep=end - at)
+        logits = forward(ids[:, at:end], ids.new_ones(rows, end - start), cache, prefix=prefix, keep=end - at)
         wanted = ids[:, at + 1 : end + 1, None]
         found.append(logits.gather(-1, wanted)[..., 0] - logits.logsumexp(-1))
     return torch.cat(found, dim=1).cpu()
