@@ -31,19 +31,19 @@ def answer_all(
     *,
     history: Sequence[Message] = (),
     examples: Sequence[Message] = (),
-    batch: int = 16,
+    batch: int | None = None,
 ) -> Iterator[tuple[int, Answer]]:
-    """Yields (index, answer) as each is done, up to ``batch`` dialogues at a time.
+    """Yields (index, answer) as each is done, up to ``batch`` (else ``engine.batch``) dialogues at a time.
 
     A dialogue that ends makes room for the next question, so the engine's batches stay full.
     """
     waiting = list(enumerate(questions))[::-1]
     dialogues: dict[int, tuple[Dialogue, float]] = {}
     replies: list[tuple[int, Completion | RecipeError]] = []
-    grammar = "grammar" in engine.features
+    grammar, most = "grammar" in engine.features, batch or engine.batch
     while waiting or replies:
         requests: dict[int, Request] = {}
-        while replies or (waiting and len(requests) < batch):
+        while replies or (waiting and len(requests) < most):
             reply: Completion | RecipeError | None = None
             if replies:
                 index, reply = replies.pop(0)

@@ -172,8 +172,12 @@ class Packager(Protocol):
 
 
 class Engine(Protocol):
-    """A model held open; a context manager. ``context`` in tokens. Features: grammar, logprobs, stream."""
+    """A model held open; a context manager. ``context`` in tokens. Features: grammar, logprobs, stream.
 
+    ``batch`` is how many requests it decodes together at most; of more in one call, some wait.
+    """
+
+    batch: int
     context: int
     features: frozenset[str]
 

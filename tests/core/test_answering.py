@@ -29,6 +29,7 @@ class Echo:
 class Shouting:
     """An engine that answers in capitals and refuses the prompt ``long``."""
 
+    batch = 16
     context = 8
     features: frozenset[str] = frozenset()
 

@@ -296,6 +296,7 @@ class Echo:
 class EchoEngine:
     """An engine without a model."""
 
+    batch = 16
     features = frozenset({"stream"})
 
     def __init__(self, text: str, context: int) -> None:

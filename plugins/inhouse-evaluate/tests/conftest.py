@@ -28,6 +28,7 @@ _PIECE = re.compile(r"<\|\w+\|>|\w+|\s|.", re.DOTALL)
 class ScriptedEngine:
     """ChatML, one token a word; says what ``brain`` says, and finds every token equally likely."""
 
+    batch = 16
     context = 512
 
     def __init__(self, brain: Callable[[Request], str], features: frozenset[str] = frozenset({"logprobs"})) -> None:

@@ -73,12 +73,12 @@ def test_the_loss_is_the_mean_over_label_tokens(kit: SimpleNamespace) -> None:
 
 def test_speed(kit: SimpleNamespace) -> None:
     engine = kit.Engine(kit.able)
-    speed = measure_speed(engine, 5)
-    assert engine.batches == [1, 1, 1, 5]
+    speed = measure_speed(engine)
+    assert engine.batches == [1, 1, 1, 16]
     assert speed.single is not None
     assert speed.batched is not None
     assert {request.max_tokens for request in engine.requests} == {TOKENS}
-    silent = measure_speed(kit.Engine(kit.unable), 2)
+    silent = measure_speed(kit.Engine(kit.unable))
     assert (silent.single, silent.batched) == (None, None)
 
 

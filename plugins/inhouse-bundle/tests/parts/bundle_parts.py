@@ -173,6 +173,7 @@ class Parrot:
 
 
 class ParrotEngine:
+    batch = 16
     features = frozenset()
 
     def __init__(self, context):

@@ -19,7 +19,11 @@ class TasksOptions:
         default=None, metadata={"help": "JSON lines of dialogues that an untuned model is shown first"}
     )
     few_shot_tuned: bool = field(default=False, metadata={"help": "show them to tuned models too"})
-    batch: int = field(default=16, validator=validators.gt(0), metadata={"help": "dialogues decoded at the same time"})
+    batch: int | None = field(
+        default=None,
+        validator=validators.optional(validators.gt(0)),
+        metadata={"help": "dialogues decoded at the same time; without it, as many as the engine decodes together"},
+    )
     heldout_limit: int = field(
         default=40,
         validator=validators.ge(0),

@@ -95,7 +95,7 @@ class TasksEvaluator:
             answered = time.perf_counter() - begun
             has_logprobs = "logprobs" in engine.features
             loss = heldout_loss(engine, material.heldout) if has_logprobs else None
-            speed = measure_speed(engine, self.options.batch)
+            speed = measure_speed(engine)
             memory = engine.memory()
         verdicts = [_verdict(task, answer) for task, answer in zip(material.tasks, answers, strict=True)]
         kind, bits = type_and_bits(artifact)

@@ -11,6 +11,8 @@ from attrs import frozen
 from inhouse.protocols import Engine, Request
 
 TOKENS = 24
+MANY = 16
+"""Streams of the second figure, or what the engine decodes together if that is less."""
 _RUNS = 3
 _PROMPT = "Count upwards, one number after the other: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"  # models go on with it
 
@@ -24,8 +26,9 @@ class Speed:
     batch: int
 
 
-def measure_speed(engine: Engine, batch: int) -> Speed:
-    """Greedy decoding of up to 24 tokens on an engine that is warm: one stream (median of three), then ``batch``."""
+def measure_speed(engine: Engine) -> Speed:
+    """Greedy decoding of up to 24 tokens on an engine that is warm: one stream (median of three), then many."""
+    batch = min(MANY, engine.batch)
     single = [Request(prompt=_PROMPT, max_tokens=TOKENS)]
     many = [Request(prompt=f"List {n}. {_PROMPT}", max_tokens=TOKENS) for n in range(batch)]
     rates = [_rate(engine, single) for _ in range(_RUNS)]

@@ -15,10 +15,11 @@ class LlamaCppEngine:
     """A loaded model; see ``inhouse.protocols.Engine``. May be used from several threads at once: what they ask
     for is decoded together. Raises ``EngineError`` with what the engine said when the child died."""
 
-    def __init__(self, worker: Worker, *, context: int) -> None:
+    def __init__(self, worker: Worker, *, context: int, batch: int) -> None:
         self._worker = worker
         self._closed = False
         self.context = context
+        self.batch = batch
         self.features = frozenset({"grammar", "logprobs", "stream"})
 
     @property

@@ -47,7 +47,7 @@ class LlamaCppRuntime:
             "slots": self.options.slots,
             "cache_memory": self.options.cache_memory,
         }
-        return LlamaCppEngine(self._start(setup), context=context)
+        return LlamaCppEngine(self._start(setup), context=context, batch=self.options.slots)
 
     def _start(self, setup: dict[str, Any]) -> Worker:
         """The child, with repacked weights where they do not crash it. That is tried once per build and machine."""

@@ -54,22 +54,35 @@ def attend(
     """
     rows, heads, new, _ = query.shape
     kv, positions = key.shape[1:3]
-    grouped = query.reshape(rows, kv, heads // kv * new, -1)
-    flat = grouped.transpose(0, 1).reshape(kv, -1, grouped.shape[-1])  # one product for all rows
-    near = (grouped @ key.transpose(-1, -2)).float()
-    far = (flat @ prefix_key[0].transpose(-1, -2)).float()
     if mask is None and new > 1:
         mask = query.new_ones(new, positions, dtype=torch.bool).tril(positions - new)[None, None]
+    grouped = query.reshape(rows, kv, heads // kv * new, -1)
     if mask is not None:
-        near.view(rows, kv, -1, new, positions).masked_fill_(~mask[:, :, None], -torch.inf)
-    by_row = far.view(kv, rows, -1, far.shape[-1]).transpose(0, 1)
-    top = torch.maximum(near.amax(-1, keepdim=True), by_row.amax(-1, keepdim=True))
-    near.sub_(top).exp_()
-    by_row.sub_(top).exp_()  # a view: `far` too
-    total = near.sum(-1, keepdim=True) + by_row.sum(-1, keepdim=True)
-    own = near.to(value.dtype) @ value
-    shared = (far.to(value.dtype) @ prefix_value[0]).view(kv, rows, -1, value.shape[-1]).transpose(0, 1)
-    return ((own + shared) / total).to(value.dtype).reshape(rows, heads, new, -1)
+        mask = mask.repeat(1, 1, heads // kv, 1)
+    own, own_sum = _softmaxed(grouped, key, value, mask)
+    flat = grouped.transpose(0, 1).reshape(1, kv, -1, grouped.shape[-1])  # all rows look at the same states
+    shared, shared_sum = (_flash if query.device.type == "cpu" else _softmaxed)(flat, prefix_key, prefix_value)
+    shared = shared.view(kv, rows, -1, value.shape[-1]).transpose(0, 1)
+    shared_sum = shared_sum.view(kv, rows, -1, 1).transpose(0, 1)
+    share = torch.sigmoid(shared_sum - own_sum).to(value.dtype)
+    return torch.lerp(own, shared, share).reshape(rows, heads, new, -1)
+
+
+def _softmaxed(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(query · key) · value, and the logarithm of the softmax's sum (…, 1) in float32."""
+    scores = (query @ key.transpose(-1, -2)).float()
+    if mask is not None:  # finite, so that a query which sees nothing gives no NaN
+        scores.masked_fill_(~mask, torch.finfo(torch.float32).min)
+    total = scores.logsumexp(-1, keepdim=True)
+    return scores.sub_(total).exp_().to(value.dtype) @ value, total
+
+
+def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same without the scores in memory: the kernel behind ``scaled_dot_product_attention`` on a CPU."""
+    out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=1.0)
+    return out, total.float()[..., None]
 
 
 def share_prefixes(model: Any) -> bool:

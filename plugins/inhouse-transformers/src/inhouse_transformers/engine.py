@@ -51,6 +51,7 @@ class TransformersEngine:
 
     def __init__(self, loaded: Loaded, options: Options, *, context: int, threads: int = 0) -> None:
         self.context = context
+        self.batch = options.max_batch
         self._loaded: Loaded | None = loaded
         self._tokenizer = loaded.tokenizer
         self._options = options
