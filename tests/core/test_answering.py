@@ -29,7 +29,7 @@ class Echo:
 class Shouting:
     """An engine that answers in capitals and refuses the prompt ``long``."""
 
-    batch = 16
+    batch = 4
     context = 8
     features: frozenset[str] = frozenset()
 
@@ -43,7 +43,7 @@ class Shouting:
         return [Completion(str(request.prompt).upper(), "stop", 1, 1, 0.0) for request in requests]
 
 
-def run(questions: Sequence[str], batch: int = 16) -> tuple[Mapping[int, Answer], list[int]]:
+def run(questions: Sequence[str], batch: int | None = None) -> tuple[Mapping[int, Answer], list[int]]:
     engine = Shouting()
     found: Any = dict(answer_all(Echo(), engine, questions, batch=batch))  # type: ignore[arg-type]
     return found, engine.batches
@@ -62,6 +62,10 @@ def test_batches_stay_full_and_within_their_size(batch: int) -> None:
     assert len(found) == 7
     assert max(batches) == batch
     assert sum(batches) == 14
+
+
+def test_without_a_size_batches_are_what_the_engine_decodes_together() -> None:
+    assert max(run(["a b"] * 7)[1]) == Shouting.batch
 
 
 def test_one_prompt_that_outgrew_the_context_does_not_end_the_others() -> None:

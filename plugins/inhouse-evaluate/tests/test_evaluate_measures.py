@@ -78,6 +78,8 @@ def test_speed(kit: SimpleNamespace) -> None:
     assert speed.single is not None
     assert speed.batched is not None
     assert {request.max_tokens for request in engine.requests} == {TOKENS}
+    engine.batch = 5
+    assert (measure_speed(engine).batch, engine.batches[-1]) == (5, 5)
     silent = measure_speed(kit.Engine(kit.unable))
     assert (silent.single, silent.batched) == (None, None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inhouse_transformers.attention import attend
+from inhouse_transformers.attention import _flash, _softmaxed, attend
 
 
 @pytest.mark.parametrize(("new", "positions"), [(1, 1), (1, 9), (5, 5), (5, 9)])
@@ -27,3 +27,9 @@ def test_equals_attention_to_the_whole(new: int, positions: int, padded: bool) -
     expected = torch.nn.functional.scaled_dot_product_attention(query, whole_key, whole_value, seen)
     got = attend(query * size**-0.5, key, value, mask if padded else None, prefix_key, prefix_value)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_kernel_of_a_cpu_gives_what_other_devices_compute() -> None:
+    query, key, value = torch.randn(3, 1, 2, 7, 4)
+    for got, expected in zip(_flash(query, key, value), _softmaxed(query, key, value), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
