@@ -15,7 +15,7 @@ class Options:
     """Options of the runtime `transformers`."""
 
     max_batch: int = field(
-        default=64,
+        default=96,
         validator=validators.ge(1),
         metadata={"help": "how many sequences are decoded together", "counts": False},
     )

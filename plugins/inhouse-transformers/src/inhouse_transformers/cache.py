@@ -29,16 +29,21 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends (batch, heads, new, head size) and returns all states so far, as views."""
+        """Appends (batch, heads, new, head size) and returns all states so far, as views.
+
+        May be called with the first rows only, or with more rows than before: what a row has not is zeros.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        old, before = self.get_seq_length(), self.states()
+        rows, old = key_states.shape[0], self.get_seq_length()
         new = old + key_states.shape[-2]
-        if self.room is None or self.room[0].shape[-2] < new:
-            self.room = (_room(before[0], key_states, new), _room(before[1], value_states, new))
+        before = self.room or self.states()
+        if self.room is None or self.room[0].shape[0] < rows or self.room[0].shape[-2] < new:
+            self.room = (_room(before[0], key_states, old, new), _room(before[1], value_states, old, new))
         for room, states in zip(self.room, (key_states, value_states), strict=True):
-            room[:, :, old:new].copy_(states)
-        self.keys, self.values = (room[:, :, :new] for room in self.room)
+            room[:rows, :, old:new].copy_(states)
+            room[rows:, :, old:new] = 0
+        self.keys, self.values = (room[:rows, :, :new] for room in self.room)
         return self.states()
 
     def states(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,11 +58,14 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.room = None
 
 
-def _room(old: torch.Tensor, like: torch.Tensor, length: int) -> torch.Tensor:
-    batch, heads, _, size = like.shape
-    room = like.new_empty(batch, heads, -(-length // STEP) * STEP + STEP, size)
-    if old.numel():
-        room[:, :, : old.shape[-2]].copy_(old)
+def _room(before: torch.Tensor, like: torch.Tensor, old: int, new: int) -> torch.Tensor:
+    """Space for ``new`` positions; ``old`` of them are those of ``before``, and zeros in rows that it has not."""
+    rows, heads, _, size = like.shape
+    had = before.shape[0] if old else 0
+    room = like.new_empty(max(rows, had), heads, -(-new // STEP) * STEP + STEP, size)
+    if old:
+        room[:had, :, :old].copy_(before[:, :, :old])
+    room[had:, :, :old] = 0
     return room
 
 

@@ -66,8 +66,11 @@ def decode(forward: Forward, rows: Sequence[Row], kept: Kept) -> Iterator[None]:
 
     Rows do not influence each other: the result is that of decoding them one by one, up to rounding.
     """
-    going = list(rows)
-    prefix, cache, mask, logits = _start(forward, going, kept)
+    prefix, heads = _known(forward, rows, kept)
+    # the most to compute first, as `prefill` wants it
+    ordered = sorted(zip(rows, heads, strict=True), key=lambda pair: len(pair[0].ids) - pair[1][0], reverse=True)
+    going, heads = [row for row, _ in ordered], [head for _, head in ordered]
+    cache, mask, logits = _start(forward, going, heads, prefix)
     while True:
         for at, (row, best) in enumerate(zip(going, logits.argmax(-1).tolist(), strict=True)):
             if row.finish is not None:
@@ -89,16 +92,23 @@ def decode(forward: Forward, rows: Sequence[Row], kept: Kept) -> Iterator[None]:
         logits = forward(last, mask, cache, prefix=prefix)[:, -1]
 
 
-def _start(forward: Forward, rows: Sequence[Row], kept: Kept) -> tuple[Known | None, Cache, torch.Tensor, torch.Tensor]:
-    """What all rows share, the cache and mask (rows, positions) behind it, the last logits (rows, vocabulary)."""
-    prefix: Known | None = None
-    heads: list[tuple[int, Known | None]] = [(0, None)] * len(rows)
-    if forward.shares:
-        prefix = _prefix(forward, rows, kept)
-        # every row computes its last token itself
-        heads = [kept.best(row.ids[:-1]) for row in rows]
+def _known(
+    forward: Forward, rows: Sequence[Row], kept: Kept
+) -> tuple[Known | None, list[tuple[int, Known | None]]]:
+    """What all rows share, and for each row how many of its tokens need not be computed, and whose they are."""
+    if not forward.shares:
+        return None, [(0, None)] * len(rows)
+    prefix = _prefix(forward, rows, kept)
     shared = len(prefix.ids) if prefix else 0
-    heads = [(max(length, shared), known) for length, known in heads]
+    found = (kept.best(row.ids[:-1]) for row in rows)  # every row computes its last token itself
+    return prefix, [(max(length, shared), known) for length, known in found]
+
+
+def _start(
+    forward: Forward, rows: Sequence[Row], heads: Sequence[tuple[int, Known | None]], prefix: Known | None
+) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+    """The cache and mask (rows, positions) behind ``prefix``, and the last logits (rows, vocabulary)."""
+    shared = len(prefix.ids) if prefix else 0
     width = max(length for length, _ in heads) - shared
     longest = max(len(row.ids) - length for row, (length, _) in zip(rows, heads, strict=True))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -110,7 +120,7 @@ def _start(forward: Forward, rows: Sequence[Row], kept: Kept) -> tuple[Known | N
         mask[at, width : width + padding] = 0
     cache = joined(heads, longest + STEP, shared) if width else forward.cache()
     mask = mask.to(forward.device)
-    return prefix, cache, mask, forward.prefill(ids.to(forward.device), mask, cache, prefix=prefix)
+    return cache, mask, forward.prefill(ids.to(forward.device), mask, cache, prefix=prefix)
 
 
 def _prefix(forward: Forward, rows: Sequence[Row], kept: Kept) -> Known | None:

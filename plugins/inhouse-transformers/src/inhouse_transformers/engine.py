@@ -19,6 +19,7 @@ from inhouse_transformers.cache import Kept
 from inhouse_transformers.decode import Row, decode
 from inhouse_transformers.forward import Forward
 from inhouse_transformers.load import Loaded, load
+from inhouse_transformers.memory import give_back
 from inhouse_transformers.score import logprobs
 
 
@@ -78,6 +79,7 @@ class TransformersEngine:
                 rows = [self._row(prompts[at], requests[at]) for at in batch]
                 for _ in decode(self._forward, rows, self._kept):
                     pass
+                give_back()
                 answers.update(zip(batch, (row.completion() for row in rows), strict=True))
         return [answers[at] for at in range(len(prompts))]
 
@@ -130,6 +132,7 @@ class TransformersEngine:
         self._loaded = None
         self._kept = Kept()
         del self._forward
+        give_back()
 
     def __enter__(self) -> TransformersEngine:
         return self

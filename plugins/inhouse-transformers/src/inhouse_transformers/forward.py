@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,6 +19,9 @@ from inhouse_transformers.load import Loaded
 CHUNK = 4096
 """Tokens (rows times columns) of a prompt that are computed together; bounds the activations."""
 
+CALL = 32
+"""What one more call costs, in tokens: all weights are read again."""
+
 
 class Forward:
     """Runs a causal model on its cache.
@@ -28,7 +34,8 @@ class Forward:
         self.model = loaded.model
         self.device = loaded.device
         self.config: Any = loaded.model.config
-        self.shares = plain(self.config) and share_prefixes(self.model)
+        self._plain = plain(self.config)
+        self.shares = self._plain and share_prefixes(self.model)
         self.vocabulary = int(self.config.get_text_config(decoder=True).vocab_size)
         known = inspect.signature(self.model.forward).parameters
         if "cache" not in known:
@@ -65,10 +72,33 @@ class Forward:
     def prefill(
         self, ids: torch.Tensor, mask: torch.Tensor, cache: Cache, *, prefix: Known | None = None
     ) -> torch.Tensor:
-        """As a call, in chunks of columns; returns the logits of the last column (rows, vocabulary)."""
-        cached = mask.shape[1] - ids.shape[1]
-        width = max(1, CHUNK // ids.shape[0])
-        starts = range(0, ids.shape[1], width)
-        for start in starts[:-1]:
-            self(ids[:, start : start + width], mask[:, : cached + start + width], cache, prefix=prefix)
-        return self(ids[:, starts[-1] :], mask, cache, prefix=prefix)[:, -1]
+        """As a call, in pieces of columns; returns the logits of the last column (rows, vocabulary).
+
+        Prompts are padded on the left, and the rows come with the least padding first, so that a piece
+        computes only the rows that have a token in it; all of them in a cache that cannot grow by rows.
+        """
+        rows, columns = ids.shape
+        cached = mask.shape[1] - columns
+        begins = mask[:, cached:].argmax(1).tolist() if self._plain else [0] * rows
+        logits = torch.empty(0)
+        for start, end, rows in pieces(begins, columns):
+            logits = self(ids[:rows, start:end], mask[:rows, : cached + end], cache, prefix=prefix)[:, -1]
+        return logits
+
+
+def pieces(begins: Sequence[int], columns: int) -> list[tuple[int, int, int]]:
+    """How to compute rows that begin at the ascending columns ``begins`` and all end at ``columns``.
+
+    Of all ways to cut the columns where rows begin, the one that computes least: (start, end, rows) each,
+    the rows being those that begin before ``end``. None is larger than ``CHUNK`` unless it is one column.
+    """
+    edges = sorted({0, *begins, columns})
+    best: dict[int, tuple[int, list[tuple[int, int, int]]]] = {0: (0, [])}
+    for end in edges[1:]:
+        rows = bisect_left(begins, end)
+        ways = ((best[start][0] + rows * (end - start) + CALL, start) for start in edges if start < end)
+        cost, start = min(ways)
+        width = max(1, CHUNK // rows)
+        cuts = [*range(start, end, width), end]
+        best[end] = (cost, [*best[start][1], *((first, last, rows) for first, last in pairwise(cuts))])
+    return best[columns][1]
