@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from inhouse import options as opt
-from inhouse.errors import RecipeError
+from inhouse.errors import PluginError, RecipeError
 from inhouse.plan import Answering, Chosen
 from inhouse.protocols import Agent, Artifact, Engine, Json, KnowledgeBase, ToolContext
 
@@ -27,11 +27,16 @@ class LiveServices:
         return self._runtime(kind).backend.spec.name
 
     def engine(self, model: Artifact, *, context: int | None = None) -> Engine:
-        """Opens a model; the caller closes it."""
-        target = self._answering.target
-        opened: Engine = (
-            self._runtime(model.kind).make().open(model.path, context=context or target.context, threads=target.threads)
-        )
+        """Opens a model; the caller closes it. Raises ``PluginError`` when the engine breaks its Protocol."""
+        target, chosen = self._answering.target, self._runtime(model.kind)
+        opened: Engine = chosen.make().open(model.path, context=context or target.context, threads=target.threads)
+        if not isinstance(getattr(opened, "batch", None), int):
+            opened.close()
+            raise PluginError(
+                "the engine does not say how many requests it decodes together",
+                where=chosen.backend.label,
+                hint="its class needs batch, an int of 1 or more; see docs/architecture.md",
+            )
         return opened
 
     def agent(self, knowledge: Artifact | None) -> Agent:

@@ -11,7 +11,7 @@ import pytest
 
 from inhouse import Bundle, InhouseError, Kernel, Recipe
 from inhouse.answering import answer, answer_all
-from inhouse.errors import ArtifactError, DataError, RecipeError
+from inhouse.errors import ArtifactError, DataError, PluginError, RecipeError
 from inhouse.plugins import Registry
 from inhouse.protocols import Message
 from support.fakes import EchoEngine as Engine
@@ -40,6 +40,16 @@ def test_a_bundle_answers(bundle: Path, registry: Registry) -> None:
     assert result.text == "q4(model+[0, 1, 2]@0.5): where is it?"
     assert result.calls[0].tool == "upper"
     assert result.seconds > 0
+
+
+def test_an_engine_that_breaks_its_protocol_is_named(
+    bundle: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Engine, "batch")
+    with Bundle(bundle, registry) as opened, pytest.raises(PluginError, match="decodes together") as raised:
+        opened.ask("where is it?")
+    assert "(echo)" in str(raised.value.where)
+    assert "batch" in str(raised.value.hint)
 
 
 def test_a_bundle_brings_its_files(kernel: Kernel, recipe: Path, registry: Registry) -> None:

@@ -34,7 +34,7 @@ def digests(home: Path) -> dict[str, Any]:
 def test_report(job: Job, home: Path) -> None:
     report = job.report(home)
     assert [step["name"] for step in report["steps"]] == [
-        "base", "data", "pretrain", "finetune", "q4_0", "quantize", "knowledge", "evaluate", "bundle",
+        "base", "data", "pretrain", "finetune", "quantize", "knowledge", "evaluate", "bundle",
     ]  # fmt: skip
     assert all({"name", "backend", "seconds", "cached"} <= step.keys() for step in report["steps"])
     assert report["total"] == TASKS
@@ -47,7 +47,7 @@ def test_report(job: Job, home: Path) -> None:
         assert measured["tokens_per_second"] > 0
     assert report["tasks"]["tuned"]["loss"] < report["tasks"]["base"]["loss"]
     assert report["tasks"]["quantized"]["bytes"] < report["tasks"]["tuned"]["bytes"]
-    assert report["tasks"]["others"]["q4_0"]["bits_per_weight"] < 5.5
+    assert report["tasks"]["quantized"]["bits_per_weight"] < 5.5
     assert 0 < report["peak_memory_bytes"] < 4 << 30
 
 
@@ -72,7 +72,7 @@ def test_second_run_does_nothing(job: Job, home: Path) -> None:
 def test_other_quantizer_by_one_word(job: Job, home: Path) -> None:
     job.call(job.arguments(quantize__use="bitsandbytes"), home)
     steps = {step["name"]: step for step in job.report(home)["steps"]}
-    assert all(steps[name]["cached"] for name in ("base", "data", "pretrain", "finetune", "q4_0", "knowledge"))
+    assert all(steps[name]["cached"] for name in ("base", "data", "pretrain", "finetune", "knowledge"))
     assert not steps["quantize"]["cached"]
     assert steps["quantize"]["backend"] == "bitsandbytes"
     assert job.report(home)["tasks"]["quantized"]["runtime"] == "transformers"

@@ -31,7 +31,7 @@ MIX = {  # dialogues of each kind in train.jsonl
 }  # fmt: skip
 # Shares that go on to the answer; the others end with the first action. To choose it is the hardest part, and
 # a row that ends there costs less than half of the tokens.
-COMPLETE = {"order": 0.4, "policy": 0.6, "calculation": 0.3, "order+calculation": 0.4, "order+policy": 0.4}
+COMPLETE = {"order": 0.4, "policy": 0.45, "calculation": 0.3, "order+calculation": 0.4, "order+policy": 0.4}
 FEW_SHOT = ("order", "policy", "calculation", "order+calculation", "order+policy", "hand_over")
 
 

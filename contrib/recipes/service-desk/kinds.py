@@ -9,7 +9,7 @@ from typing import Any
 
 import arithmetic
 import shop
-from dialogues import Card, Dialogue, amounts, calculate, find_order, order_answer, search
+from dialogues import Card, Dialogue, amounts, article_body, calculate, find_order, order_answer, search
 
 Group = dict[str, Any]  # a table of a template file
 Dress = Callable[[str], str]  # puts words around a question
@@ -70,8 +70,7 @@ def policy(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> 
     """One search; `group` is an article of which `fact_of[template]` is asked."""
     fact, question = group["fact_of"][template], dress(template)
     call = search("No order number; search the shop's articles.", question, group)
-    answer = f"{fact['text']} [{name}]"
-    return Dialogue(question, (call,), f"Asked: {fact['topic']}.", answer, fact["keys"], [name])
+    return Dialogue(question, (call,), *_cited(group), fact["keys"], [name])
 
 
 def calculation(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> Dialogue:
@@ -107,10 +106,13 @@ def order_policy(desk: Desk, name: str, group: Group, template: str, dress: Dres
         find_order(f"Order number given; {group['first']}", order_id, card),
         search(group["second"].format(value=value), group["query"].format(value=value), article),
     )
-    fact = article["fact"][0]
-    answer = f"{fact['text']} [{article['id']}]"
     question = dress(template.format(id=order_id))
-    return Dialogue(question, calls, f"Asked: {fact['topic']}.", answer, fact["keys"], [article["id"]])
+    return Dialogue(question, calls, *_cited(article), article["fact"][0]["keys"], [article["id"]])
+
+
+def _cited(article: dict[str, Any]) -> tuple[str, str]:
+    """The last thought, and the article as it is for an answer: small models copy well and choose badly."""
+    return "The article has the answer.", f"{article_body(article)} [{article['id']}]"
 
 
 def hand_over(desk: Desk, name: str, group: Group, template: str, dress: Dress) -> Dialogue:

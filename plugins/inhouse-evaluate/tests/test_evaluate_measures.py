@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from inhouse.errors import DataError
 from inhouse.protocols import Message
+from inhouse_evaluate import speed as speed_module
 from inhouse_evaluate.intervals import mcnemar, paired, wilson
 from inhouse_evaluate.loss import heldout_loss, label_spans
 from inhouse_evaluate.speed import TOKENS, measure_speed
@@ -71,15 +72,19 @@ def test_the_loss_is_the_mean_over_label_tokens(kit: SimpleNamespace) -> None:
     assert heldout_loss(engine, [DIALOGUE[:2]]) is None
 
 
-def test_speed(kit: SimpleNamespace) -> None:
+def test_speed(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = kit.Engine(kit.able)
     speed = measure_speed(engine)
-    assert engine.batches == [1, 1, 1, 16]
+    assert engine.batches == [1, 1, 1, 16]  # three runs, since none is slow
     assert speed.single is not None
     assert speed.batched is not None
     assert {request.max_tokens for request in engine.requests} == {TOKENS}
     engine.batch = 5
     assert (measure_speed(engine).batch, engine.batches[-1]) == (5, 5)
+    monkeypatch.setattr(speed_module, "ENOUGH", -1.0)
+    slow = kit.Engine(kit.able)
+    assert measure_speed(slow).single is not None
+    assert slow.batches == [1, 16]
     silent = measure_speed(kit.Engine(kit.unable))
     assert (silent.single, silent.batched) == (None, None)
 

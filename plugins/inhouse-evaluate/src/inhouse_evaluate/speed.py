@@ -14,7 +14,8 @@ TOKENS = 24
 MANY = 16
 """Streams of the second figure, or what the engine decodes together if that is less."""
 _RUNS = 3
-_ENOUGH = 2.0  # seconds; a slow engine is not run again for the median
+ENOUGH = 2.0
+"""Seconds after which a slow engine is not run again for the median."""
 _PROMPT = "Count upwards, one number after the other: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"  # models go on with it
 
 
@@ -37,7 +38,7 @@ def measure_speed(engine: Engine) -> Speed:
     many = [Request(prompt=f"List {n}. {_PROMPT}", max_tokens=TOKENS) for n in range(batch)]
     rates: list[float] = []
     begun = time.perf_counter()
-    while len(rates) < _RUNS and not (rates and time.perf_counter() - begun > _ENOUGH):
+    while len(rates) < _RUNS and not (rates and time.perf_counter() - begun > ENOUGH):
         rates.append(_rate(engine, single))
     return Speed(_positive(median(rates)), _positive(_rate(engine, many)), batch)
 

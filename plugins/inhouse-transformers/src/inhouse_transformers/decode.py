@@ -92,9 +92,7 @@ def decode(forward: Forward, rows: Sequence[Row], kept: Kept) -> Iterator[None]:
         logits = forward(last, mask, cache, prefix=prefix)[:, -1]
 
 
-def _known(
-    forward: Forward, rows: Sequence[Row], kept: Kept
-) -> tuple[Known | None, list[tuple[int, Known | None]]]:
+def _known(forward: Forward, rows: Sequence[Row], kept: Kept) -> tuple[Known | None, list[tuple[int, Known | None]]]:
     """What all rows share, and for each row how many of its tokens need not be computed, and whose they are."""
     if not forward.shares:
         return None, [(0, None)] * len(rows)
