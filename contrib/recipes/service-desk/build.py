@@ -26,13 +26,13 @@ SEED = 7
 ORDERS = {"train": 800, "heldout": 80, "tasks": 80}  # orders of each split; no order is in two
 TURNS = {"train": 0, "heldout": 0, "tasks": 33}  # tasks go on where the first edition's other splits ended: they stay
 MIX = {  # dialogues of each kind in train.jsonl
-    "order": 304, "policy": 352, "calculation": 136, "order+calculation": 232, "order+policy": 184,
-    "hand_over": 192, "no_tool": 88,
+    "order": 264, "policy": 304, "calculation": 160, "order+calculation": 280, "order+policy": 220,
+    "hand_over": 172, "no_tool": 88,
 }  # fmt: skip
 # Shares that go on to the answer; the others end with the first action. To choose it is the hardest part, and
 # a row that ends there costs less than half of the tokens.
-COMPLETE = {"order": 0.4, "policy": 0.45, "calculation": 0.3, "order+calculation": 0.4, "order+policy": 0.4}
-FEW_SHOT = ("order", "policy", "calculation", "order+calculation", "order+policy", "hand_over")
+COMPLETE = {"order": 0.45, "policy": 0.25, "calculation": 0.4, "order+calculation": 0.6, "order+policy": 0.6}
+FEW_SHOT = ("order", "policy", "order+calculation", "hand_over")  # every tool once
 
 
 def main() -> None:

@@ -75,8 +75,10 @@ def _softmaxed(
     scores = (query @ key.transpose(-1, -2)).float()
     if mask is not None:  # finite, so that a query which sees nothing gives no NaN
         scores.masked_fill_(~mask, torch.finfo(torch.float32).min)
-    total = scores.logsumexp(-1, keepdim=True)
-    return scores.sub_(total).exp_().to(value.dtype) @ value, total
+    top = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(top).exp_()  # one exp a score: the sum divides what comes out
+    total = weights.sum(-1, keepdim=True)
+    return (weights.to(value.dtype) @ value).div_(total), top.add_(total.log())
 
 
 def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
