@@ -107,6 +107,14 @@ def test_early_stop_keeps_the_best(make_step: Any, base: Path, chats: Path) -> N
     assert "stopped early" in step.notices[-1]
 
 
+def test_without_evaluations_the_last_step_is_kept(make_step: Any, base: Path, chats: Path) -> None:
+    step = make_step("a")
+    train(step, base, chats, evaluations=0)
+    assert step.facts["heldout_losses"] == []
+    assert step.facts["best_heldout_loss"] is None
+    assert step.facts["heldout_chats"] > 0
+
+
 def test_accumulation_changes_nothing_beyond_rounding(make_step: Any, base: Path, chats: Path) -> None:
     whole, pieces = make_step("whole"), make_step("pieces")
     train(whole, base, chats, dropout=0.0)

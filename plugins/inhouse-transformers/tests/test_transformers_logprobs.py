@@ -23,10 +23,13 @@ SEQUENCES = [
 
 
 @pytest.mark.parametrize("kind", ["llama", "sliding"])
-@pytest.mark.parametrize("budget", [1, 128 << 20])
-def test_logprobs(kind: str, budget: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("budget", "piece"), [(1, 32), (128 << 20, 32), (128 << 20, 5)])
+def test_logprobs(
+    kind: str, budget: int, piece: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder: Path = request.getfixturevalue(kind)
     monkeypatch.setattr(score, "LOGITS", budget)
+    monkeypatch.setattr(score, "PIECE", piece)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with TransformersRuntime(Options(dtype="float32", device="cpu", max_batch=3)).open(folder, context=64) as engine:
         got = engine.logprobs(SEQUENCES)

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from inhouse.protocols import Engine, Message
 
-_TOGETHER = 8  # sequences in one call of the engine
+_TOGETHER = 32  # sequences in one call of the engine
 
 
 @frozen

@@ -54,7 +54,9 @@ class Lora:
         default=1.0, validator=validators.gt(0), metadata={"help": "largest norm of the whole gradient"}
     )
     evaluations: int = field(
-        default=1, validator=validators.ge(1), metadata={"help": "measurements of the held-out loss in an epoch"}
+        default=1,
+        validator=validators.ge(0),
+        metadata={"help": "measurements of the held-out loss in an epoch; 0: none"},
     )
     patience: int = field(
         default=2,

@@ -23,7 +23,7 @@ from .schedule import Decay, batches, learning_rate
 
 @frozen(kw_only=True)
 class Settings:
-    """How to train. ``warmup`` is a share of all steps; ``evaluations`` are per epoch, the last at its end.
+    """How to train. ``warmup`` is a share of all steps; ``evaluations`` are per epoch, the last at its end (0: none).
 
     ``patience`` is how many evaluations without a lower held-out loss end the training (0: never).
     """

@@ -26,16 +26,16 @@ CALL = 32
 class Forward:
     """Runs a causal model on its cache.
 
-    ``shares`` says that states can be kept and shared between rows; ``vocabulary`` is the width of the
-    logits.
+    ``shares`` says that states can be kept and shared between rows, ``plain`` that a call may hold only the
+    first rows of the cache; ``vocabulary`` is the width of the logits.
     """
 
     def __init__(self, loaded: Loaded) -> None:
         self.model = loaded.model
         self.device = loaded.device
         self.config: Any = loaded.model.config
-        self._plain = plain(self.config)
-        self.shares = self._plain and share_prefixes(self.model)
+        self.plain = plain(self.config)
+        self.shares = self.plain and share_prefixes(self.model)
         self.vocabulary = int(self.config.get_text_config(decoder=True).vocab_size)
         known = inspect.signature(self.model.forward).parameters
         if "cache" not in known:
@@ -79,7 +79,7 @@ class Forward:
         """
         rows, columns = ids.shape
         cached = mask.shape[1] - columns
-        begins = mask[:, cached:].argmax(1).tolist() if self._plain else [0] * rows
+        begins = mask[:, cached:].argmax(1).tolist() if self.plain else [0] * rows
         logits = torch.empty(0)
         for start, end, rows in pieces(begins, columns):
             logits = self(ids[:rows, start:end], mask[:rows, : cached + end], cache, prefix=prefix)[:, -1]

@@ -14,6 +14,9 @@ from inhouse_transformers.forward import Forward
 LOGITS = 128 << 20
 """Bytes of float32 logits held at a time: 16 rows of a 50,000-token vocabulary take 3 MB per column."""
 
+PIECE = 32
+"""Columns computed together at most; then the rows that have ended leave."""
+
 
 def logprobs(forward: Forward, sequences: Sequence[Sequence[int]], *, max_batch: int) -> list[list[float]]:
     """log p(ids[i] | ids[:i]) for i = 1 … n-1 of every sequence; natural logarithm of a float32 softmax.
@@ -21,7 +24,7 @@ def logprobs(forward: Forward, sequences: Sequence[Sequence[int]], *, max_batch:
     Sequences of similar length share a batch; what all of a batch begin with is computed once.
     """
     scores: list[list[float]] = [[] for _ in sequences]
-    order = sorted((at for at, ids in enumerate(sequences) if len(ids) > 1), key=lambda at: len(sequences[at]))
+    order = sorted((at for at, ids in enumerate(sequences) if len(ids) > 1), key=lambda at: -len(sequences[at]))
     for start in range(0, len(order), max_batch):
         batch = order[start : start + max_batch]
         for at, values in zip(batch, _batch(forward, [list(sequences[at]) for at in batch]), strict=True):
@@ -30,35 +33,38 @@ def logprobs(forward: Forward, sequences: Sequence[Sequence[int]], *, max_batch:
 
 
 def _batch(forward: Forward, rows: list[list[int]]) -> list[list[float]]:
+    """Scores of ``rows``, the longest first."""
     prefix: Known | None = None
-    head = torch.empty(1, 0)
+    head: list[float] = []
     shared = reduce(min, (common(rows[0], row) for row in rows)) - 1 if forward.shares and len(rows) > 1 else 0
     if shared > 0:
         cache = forward.cache()
-        head = _columns(forward, torch.tensor([rows[0][: shared + 1]]), cache)
+        (head,) = _columns(forward, [rows[0][: shared + 1]], cache)
         prefix = cut(cache, 0, torch.ones(shared), rows[0][:shared])
-    ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.long)
-    for at, row in enumerate(rows):  # padding on the right: no token of the row sees it
-        ids[at, : len(row)] = torch.tensor(row)
-    tail = _columns(forward, ids, forward.cache(), prefix)
-    whole = torch.cat([head.expand(len(rows), -1), tail], dim=1)
-    return [values[: len(row) - 1].tolist() for row, values in zip(rows, whole, strict=True)]
+    return [head + tail for tail in _columns(forward, rows, forward.cache(), prefix)]
 
 
-def _columns(forward: Forward, ids: torch.Tensor, cache: Cache, prefix: Known | None = None) -> torch.Tensor:
-    """log p of the columns of ``ids`` (rows, n) after those of ``prefix``; of all but the first without one.
+def _columns(
+    forward: Forward, rows: Sequence[Sequence[int]], cache: Cache, prefix: Known | None = None
+) -> list[list[float]]:
+    """log p of the tokens of ``rows`` after those of ``prefix``; of all but the first without one.
 
     Goes through the columns piece by piece on the growing, at first empty cache, so only a piece's logits
-    exist at once.
+    exist at once; rows that have ended are left out, where the cache can do that.
     """
-    rows, columns = ids.shape
-    start = len(prefix.ids) if prefix else 0
-    width = max(1, LOGITS // (4 * rows * forward.vocabulary))
+    start, columns = len(prefix.ids) if prefix else 0, len(rows[0])
+    ids = torch.zeros(len(rows), columns, dtype=torch.long)
+    for at, row in enumerate(rows):  # padding on the right: no token of the row sees it
+        ids[at, : len(row)] = torch.tensor(row)
     ids = ids.to(forward.device)
-    found = []
+    scores: list[list[float]] = [[] for _ in rows]
+    width = max(1, min(PIECE, LOGITS // (4 * len(rows) * forward.vocabulary)))
     for at in range(start, columns - 1, width):
         end = min(at + width, columns - 1)
-        logits = forward(ids[:, at:end], ids.new_ones(rows, end - start), cache, prefix=prefix, keep=end - at)
-        wanted = ids[:, at + 1 : end + 1, None]
-        found.append(logits.gather(-1, wanted)[..., 0] - logits.logsumexp(-1))
-    return torch.cat(found, dim=1).cpu()
+        going = sum(len(row) - 1 > at for row in rows) if forward.plain else len(rows)
+        logits = forward(ids[:going, at:end], ids.new_ones(going, end - start), cache, prefix=prefix, keep=end - at)
+        wanted = ids[:going, at + 1 : end + 1, None]
+        found = logits.gather(-1, wanted)[..., 0] - logits.logsumexp(-1)
+        for row, known, values in zip(rows, scores, found.tolist(), strict=False):
+            known.extend(values[: max(0, len(row) - 1 - at)])
+    return scores
