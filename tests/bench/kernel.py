@@ -125,14 +125,16 @@ def bus_rows() -> list[Row]:
             "pluggy": nanoseconds("call(event=event)", call=pluggy_call(), event=EVENT),
             "blinker": nanoseconds("send(event)", send=blinker_send(), event=EVENT),
             "none": nanoseconds("publish(event)", publish=bus_publish(listener=False), event=EVENT),
+            "empty": nanoseconds("heard(event)", heard=heard, event=EVENT),
         },
         repeats=300,
     )
-    none = statistics.median(figures["none"])
+    none, empty = statistics.median(figures["none"]), statistics.median(figures["empty"])
     return [
         against("publish to one listener", "pluggy call", figures["one"], figures["pluggy"], "ns", 1 / 6),
         against("publish to one listener", "blinker send", figures["one"], figures["blinker"], "ns", 1 / 4),
-        Row("publish with no listener", "", none, None, None, "ns", "< 100 ns", none < 100),
+        # the goal is a time, so the machine's own speed stands beside it
+        Row("publish with no listener", "empty function", none, empty, none / empty, "ns", "< 100 ns", none < 100),
     ]
 
 
