@@ -47,15 +47,17 @@ def test_it_learns_and_says_so(make_step: Any, base: Path, chats: Path) -> None:
     assert step.facts["train_chats"] == 22
 
 
-@pytest.mark.parametrize("killed_at", [1, 5, 6, 9])
-def test_killed_and_resumed_is_the_run_that_was_not(make_step: Any, base: Path, chats: Path, killed_at: int) -> None:
+@pytest.mark.parametrize(("killed_at", "dora"), [(1, False), (5, False), (6, False), (9, False), (5, True)])
+def test_killed_and_resumed_is_the_run_that_was_not(
+    make_step: Any, base: Path, chats: Path, killed_at: int, dora: bool
+) -> None:
     whole = make_step("whole")
-    train(whole, base, chats)
+    train(whole, base, chats, dora=dora)
     broken = make_step("broken", kill_at=killed_at)
     with pytest.raises(BaseException, match=r"^$"):
-        train(broken, base, chats)
+        train(broken, base, chats, dora=dora)
     resumed = make_step("broken")
-    train(resumed, base, chats)
+    train(resumed, base, chats, dora=dora)
     assert resumed.losses[0][0] == killed_at + 1
     assert broken.losses + resumed.losses == whole.losses
     assert resumed.facts["heldout_losses"] == whole.facts["heldout_losses"]
@@ -77,11 +79,12 @@ def test_a_run_without_its_last_checkpoint_repeats_the_same_losses(make_step: An
     assert resumed.losses == whole.losses[3:]
 
 
+@pytest.mark.parametrize("dora", [False, True])
 def test_the_adapter_loads_in_plain_peft_and_the_merge_is_the_same_model(
-    make_step: Any, base: Path, chats: Path
+    make_step: Any, base: Path, chats: Path, dora: bool
 ) -> None:
     step = make_step("a")
-    train(step, base, chats)
+    train(step, base, chats, dora=dora)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
     tuned = PeftModel.from_pretrained(plain, step.outputs["adapter/peft"])

@@ -33,6 +33,10 @@ class Lora:
         metadata={"help": "layers below this one get no adapter; a third of them left out saves a quarter of the time"},
     )
     rslora: bool = field(default=False, metadata={"help": "count the adapter alpha / sqrt(rank) times"})
+    dora: bool = field(
+        default=False,
+        metadata={"help": "learn the length of each weight row apart from its direction (DoRA); slower: peft's own layers"},
+    )
     learning_rate: float = field(
         default=1e-4, validator=validators.gt(0), metadata={"help": "peak learning rate of AdamW"}
     )

@@ -35,6 +35,7 @@ def add_adapter(model: Any, options: Lora, seed: int) -> Any:
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft only divides by the rank
         lora_dropout=options.dropout,
         use_rslora=options.rslora,
+        use_dora=options.dora,
         target_modules=names[0] if names == ["all-linear"] else names,
         layers_to_transform=layers,
         task_type="CAUSAL_LM",
@@ -77,7 +78,13 @@ def merge(model: PeftModel) -> Any:
     """The base with the adapter added to its weights, computed in fp32; ``model`` is used up."""
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, Linear):
-                weight = cast("torch.Tensor", module.get_base_layer().weight)
+            if not isinstance(module, Linear):
+                continue
+            base = module.get_base_layer()
+            if "default" in module.lora_variant:  # DoRA: more than a matrix to add
+                base.float()
+                module.merge(adapter_names=["default"])
+            else:
+                weight = cast("torch.Tensor", base.weight)
                 weight.copy_(weight.float() + module.get_delta_weight("default").float())
     return model.unload()
