@@ -35,7 +35,7 @@ class Lora:
     rslora: bool = field(default=False, metadata={"help": "count the adapter alpha / sqrt(rank) times"})
     dora: bool = field(
         default=False,
-        metadata={"help": "learn the length of each weight row apart from its direction (DoRA); slower: peft's own layers"},
+        metadata={"help": "learn the length of each weight row apart from its direction (DoRA); slower"},
     )
     learning_rate: float = field(
         default=1e-4, validator=validators.gt(0), metadata={"help": "peak learning rate of AdamW"}
