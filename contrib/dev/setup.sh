@@ -11,7 +11,7 @@ LOG=build/setup.log
 CONSTRAINTS=contrib/dev/constraints.txt
 # The AMX kernels of this llama.cpp crash at the first quantised product (llama.cpp issue 20824).
 case "$(uname -m)" in x86_64 | amd64) NO_AMX="-mno-amx-tile -mno-amx-int8" ;; *) NO_AMX="" ;; esac
-NO_IMAGES="-DLLAVA_BUILD=OFF" # llama.cpp's library for images is not used, and is a quarter of what is compiled
+NO_IMAGES="-DLLAVA_BUILD=OFF" # its library for images is not used
 
 die() { printf '\nsetup: %s\n' "$1" >&2; exit 1; }
 
@@ -48,7 +48,7 @@ echo "Setting up $VENV (10 to 15 minutes the first time; log: $LOG)"
 PIP=("$VENV/bin/python" -m pip --disable-pip-version-check)
 run "pip" "${PIP[@]}" install --upgrade pip setuptools wheel
 ls "$WHEELS"/llama_cpp_python-*.whl >/dev/null 2>&1 ||
-    run "compiling llama.cpp (about 5 minutes on 2 cores)" env \
+    run "compiling llama.cpp (about 6 minutes on 2 cores)" env \
         CFLAGS="${CFLAGS:-} $NO_AMX" CXXFLAGS="${CXXFLAGS:-} $NO_AMX" CMAKE_ARGS="${CMAKE_ARGS:-} $NO_IMAGES" CMAKE_BUILD_PARALLEL_LEVEL="$(getconf _NPROCESSORS_ONLN)" \
         "${PIP[@]}" wheel --no-deps --no-binary llama-cpp-python --no-cache-dir --wheel-dir "$WHEELS" --constraint "$CONSTRAINTS" llama-cpp-python
 run "packages (torch, transformers and so on)" "${PIP[@]}" install --find-links "$WHEELS" --constraint "$CONSTRAINTS" \

@@ -30,7 +30,8 @@ class LiveServices:
         """Opens a model; the caller closes it. Raises ``PluginError`` when the engine breaks its Protocol."""
         target, chosen = self._answering.target, self._runtime(model.kind)
         opened: Engine = chosen.make().open(model.path, context=context or target.context, threads=target.threads)
-        if not isinstance(getattr(opened, "batch", None), int):
+        batch = getattr(opened, "batch", None)
+        if not isinstance(batch, int) or batch < 1:
             opened.close()
             raise PluginError(
                 "the engine does not say how many requests it decodes together",

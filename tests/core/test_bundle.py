@@ -42,10 +42,13 @@ def test_a_bundle_answers(bundle: Path, registry: Registry) -> None:
     assert result.seconds > 0
 
 
+@pytest.mark.parametrize("batch", [None, 0])
 def test_an_engine_that_breaks_its_protocol_is_named(
-    bundle: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, registry: Registry, batch: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(Engine, "batch")
+    if batch is not None:
+        monkeypatch.setattr(Engine, "batch", batch, raising=False)
     with Bundle(bundle, registry) as opened, pytest.raises(PluginError, match="decodes together") as raised:
         opened.ask("where is it?")
     assert "(echo)" in str(raised.value.where)

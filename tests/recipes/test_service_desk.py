@@ -144,7 +144,7 @@ def test_few_shot_rows_are_training_rows_of_different_kinds() -> None:
     shots = rows("few_shot")
     assert all(shot in rows("train") for shot in shots)
     assert all(shot["complete"] for shot in shots)
-    assert len({shot["kind"] for shot in shots}) == len(shots)
+    assert len({shot["kind"] for shot in shots}) == len(shots) == 4
     assert {match["tool"] for shot in shots for match, _ in turns(shot)} - {None} == PARAMETER.keys()
 
 

@@ -85,6 +85,7 @@ def test_the_adapter_loads_in_plain_peft_and_the_merge_is_the_same_model(
 ) -> None:
     step = make_step("a")
     train(step, base, chats, dora=dora)
+    assert any("magnitude" in name for name in tensors(step, "adapter/peft")) == dora
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
     tuned = PeftModel.from_pretrained(plain, step.outputs["adapter/peft"])

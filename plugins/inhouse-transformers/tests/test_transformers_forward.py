@@ -47,7 +47,11 @@ def test_rows_that_join_late_are_as_if_alone(llama: Path, call: int, monkeypatch
         ids[at, 120 - len(row) :] = row
         mask[at, 120 - len(row) :] = 1
     cache = forward.cache()
+    computed: list[int] = []
+    whole_call = Forward.__call__
+    monkeypatch.setattr(Forward, "__call__", lambda *a, **k: computed.append(a[1].numel()) or whole_call(*a, **k))
     got = [forward.prefill(ids, mask, cache)]
+    assert sum(computed) == sum(lengths) if call == 0 else sum(computed) < ids.numel()
     got.append(forward(torch.full((len(rows), 1), 5), torch.nn.functional.pad(mask, (0, 1), value=1), cache)[:, -1])
     for at, row in enumerate(rows):
         alone = forward.cache()

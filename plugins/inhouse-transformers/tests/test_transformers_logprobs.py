@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from inhouse_transformers import Options, score
 from inhouse_transformers.engine import TransformersRuntime
+from inhouse_transformers.forward import Forward
 
 SEQUENCES = [
     [1, 5, 9, 33, 60, 7],
@@ -40,3 +41,13 @@ def test_logprobs(
                 logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
             expected = logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
             torch.testing.assert_close(torch.tensor(values), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_rows_that_have_ended_are_not_computed(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score, "PIECE", 2)
+    computed: list[int] = []
+    whole = Forward.__call__
+    monkeypatch.setattr(Forward, "__call__", lambda *a, **k: computed.append(a[1].numel()) or whole(*a, **k))
+    with TransformersRuntime(Options(dtype="float32", device="cpu")).open(llama, context=64) as engine:
+        engine.logprobs([[1, 5], [2] * 40, [3, 6, 7]])
+    assert sum(computed) == 3 * 2 + 37  # not 3 * 39

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from inhouse_transformers import memory
+from inhouse.protocols import Request
+from inhouse_transformers import Options, engine, memory
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc's allocator can be told")
@@ -33,3 +35,14 @@ def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     memory.give_back()
+
+
+def test_an_engine_gives_back_after_a_batch_and_at_its_end(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(engine, "give_back", lambda: given.append(1))
+    with engine.TransformersRuntime(Options(dtype="float32", device="cpu", max_batch=2)).open(
+        llama, context=64
+    ) as opened:
+        opened.generate([Request(prompt="order", max_tokens=1)] * 3)
+        assert len(given) == 2
+    assert len(given) == 3

@@ -77,9 +77,9 @@ class Forward:
         Prompts are padded on the left, and the rows come with the least padding first, so that a piece
         computes only the rows that have a token in it; all of them in a cache that cannot grow by rows.
         """
-        rows, columns = ids.shape
+        columns = ids.shape[1]
         cached = mask.shape[1] - columns
-        begins = mask[:, cached:].argmax(1).tolist() if self.plain else [0] * rows
+        begins = mask[:, cached:].argmax(1).tolist() if self.plain else [0] * len(ids)
         logits = torch.empty(0)
         for start, end, rows in pieces(begins, columns):
             logits = self(ids[:rows, start:end], mask[:rows, : cached + end], cache, prefix=prefix)[:, -1]
