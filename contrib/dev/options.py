@@ -18,6 +18,8 @@ def tables() -> str:
     registry = Registry()
     parts = []
     for (kind, name), distribution in FIRST_PARTY.items():
+        if kind == "command":
+            continue
         spec = registry.get(kind, f"{distribution}:{name}").spec
         parts.append(f"### {kind} `{name}` ({distribution})\n\n{spec.summary[0].upper()}{spec.summary[1:]}.\n")
         rows = described(spec.options)

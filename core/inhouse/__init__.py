@@ -14,10 +14,10 @@ _WHERE = {
     "Run": "inhouse.kernel",
     "Recipe": "inhouse.recipe",
     "Bus": "inhouse.bus",
-    "Bundle": "inhouse.bundle",
     "InhouseError": "inhouse.errors",
     "hookimpl": "inhouse.hookspecs",
     "AgentSpec": "inhouse.specs",
+    "CommandSpec": "inhouse.specs",
     "EmbedderSpec": "inhouse.specs",
     "EvaluatorSpec": "inhouse.specs",
     "ExecutorSpec": "inhouse.specs",
@@ -36,7 +36,6 @@ _WHERE = {
 __all__ = [*_WHERE, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from inhouse.bundle import Bundle as Bundle
     from inhouse.bus import Bus as Bus
     from inhouse.errors import InhouseError as InhouseError
     from inhouse.hookspecs import hookimpl as hookimpl

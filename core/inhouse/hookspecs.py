@@ -18,6 +18,7 @@ from inhouse.events import Event
 from inhouse.protocols import Step
 from inhouse.specs import (
     AgentSpec,
+    CommandSpec,
     EmbedderSpec,
     EvaluatorSpec,
     ExecutorSpec,
@@ -213,6 +214,20 @@ def inhouse_event_types() -> Iterable[type[Event]]:  # type: ignore[empty-body]
     ...     yield ShardWritten
     >>> next(inhouse_event_types()).__name__
     'ShardWritten'
+    """
+
+
+@hookspec
+def inhouse_commands() -> Iterable[CommandSpec]:  # type: ignore[empty-body]
+    """Yield one spec for each command of the command line; ``factory`` names a ``click.Command``.
+
+    Asked when a command is typed that is not the core's own, so ``inhouse --help`` loads no plugin.
+
+    >>> @hookimpl
+    ... def inhouse_commands():
+    ...     yield CommandSpec(name="upload", summary="To our own server", factory="acme.upload:command")
+    >>> next(inhouse_commands()).kind
+    'command'
     """
 
 

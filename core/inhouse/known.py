@@ -24,4 +24,10 @@ FIRST_PARTY: Mapping[tuple[str, str], str] = {
     ("tool", "sqlite"): "inhouse-tools",
     ("evaluator", "tasks"): "inhouse-evaluate",
     ("packager", "folder"): "inhouse-bundle",
+    ("command", "ask"): "inhouse-answer",
+    ("command", "chat"): "inhouse-answer",
+    **{
+        ("command", name): "inhouse-commands"
+        for name in ("init", "report", "step", "config", "artifacts", "events", "doctor")
+    },
 }

@@ -183,6 +183,13 @@ class ExecutorSpec(Spec):
     kind = "executor"
 
 
+@frozen(kw_only=True)
+class CommandSpec(Spec):
+    """A command of the command line: ``factory`` names a ``click.Command``, which is imported when it is called."""
+
+    kind = "command"
+
+
 SPEC_TYPES: tuple[type[Spec], ...] = (
     SourceSpec,
     TrainerSpec,
@@ -196,5 +203,6 @@ SPEC_TYPES: tuple[type[Spec], ...] = (
     ToolSpec,
     AgentSpec,
     ExecutorSpec,
+    CommandSpec,
 )
 """All kinds of backend; the hook of a kind is ``inhouse_<kind>s``."""

@@ -1,34 +1,15 @@
-"""A registry of fakes, a recipe of fakes, and plugin modules made on the spot."""
+"""The fixtures of fakes, and plugin modules made on the spot."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from inhouse.kernel import Kernel
-from inhouse.plugins import Registry
-from support import distributions, fakes
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    """The path of the fakes' recipe, its data beside it."""
-    return fakes.write_recipe(tmp_path / "desk")
-
-
-@pytest.fixture
-def registry() -> Registry:
-    return distributions.registry()
-
-
-@pytest.fixture
-def kernel(tmp_path: Path, registry: Registry) -> Kernel:
-    return Kernel(tmp_path / "home", registry=registry)
+from support.fixtures import done, kernel, recipe, registry, target  # noqa: F401
 
 
 @pytest.fixture

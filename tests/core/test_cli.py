@@ -2,84 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
 
 import pytest
-import structlog
 
-from inhouse.cli import COMMANDS, cli, main
-from support.distributions import CONSOLE, environment, inhouse, install_fakes, registry, write_distribution
+from inhouse.cli import COMMANDS, OWN, cli
+from support.console import clear, fails, here, out
+from support.distributions import CONSOLE, environment, inhouse, write_distribution
 from support.fakes import RECIPE, write_recipe
 
 ALLOWED = {"attr", "attrs", "cattr", "cattrs", "click", "pluggy", "structlog", "inhouse"}
 """The five, by the names they are imported under."""
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PYTHONPATH in which the fakes are an installed plugin."""
-    folder = tmp_path_factory.mktemp("site")
-    install_fakes(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, target: Path) -> Path:
-    """A folder in which the recipe of fakes was run."""
-    folder = tmp_path_factory.mktemp("done")
-    write_recipe(folder)
-    made = inhouse(["run", "-q"], cwd=folder, target=target)
-    assert made.returncode == 0, made.stderr
-    assert made.stdout == f"{folder}/.inhouse/bundles/fake\n"
-    return folder
-
-
-def here(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command line in this process over the fakes alone, unsealed: a process for each call costs a second."""
-    printed, told = io.StringIO(), io.StringIO()
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(told):
-        patch.chdir(cwd)
-        patch.setattr("sys.argv", ["inhouse", *arguments])
-        patch.setattr("inhouse.kernel.Registry", registry)
-        patch.setattr("inhouse.sealed.seal", lambda: None)
-        for command in ("ask", "chat", "step"):
-            patch.setattr(f"inhouse.cli.{command}.seal", lambda: None)
-        with pytest.raises(SystemExit) as ended:
-            main()
-    signal.signal(signal.SIGINT, before)
-    structlog.reset_defaults()
-    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), printed.getvalue(), told.getvalue())
-
-
-def out(arguments: list[str], cwd: Path) -> Any:
-    """A command's standard output; JSON is parsed."""
-    made = here(arguments, cwd)
-    assert made.returncode == 0, made.stderr
-    return json.loads(made.stdout) if "--json" in arguments else made.stdout
-
-
-def fails(arguments: list[str], cwd: Path, code: int, said: str) -> None:
-    """One clear message, no traceback, and the exit code."""
-    clear(here(arguments, cwd), code, said)
-
-
-def clear(made: subprocess.CompletedProcess[str], code: int, said: str) -> None:
-    assert made.returncode == code, made.stderr
-    assert made.stdout == ""
-    message = [line for line in made.stderr.splitlines() if line.startswith("error: ")]
-    assert len(message) == 1, made.stderr
-    assert said in message[0]
-    assert "Traceback" not in made.stderr
 
 
 # --- what is shown ----------------------------------------------------------------------------------
@@ -93,22 +32,6 @@ def test_plan(done: Path) -> None:
     assert [line.split()[0] for line in text.splitlines() if "will run" in line] == ["quantize", "evaluate", "bundle"]
 
 
-def test_report(done: Path) -> None:
-    report = out(["report", "--json"], done)
-    assert {"name", "backend", "seconds", "cached"} <= report["steps"][0].keys()
-    assert report["bundle"] == str(done / ".inhouse/bundles/fake")
-    assert report["peak_memory_bytes"] > 0
-    assert "bundle: " in out(["report"], done)
-
-
-def test_config(done: Path) -> None:
-    values = out(["config", "--set", "finetune.tune.units=9", "--json"], done)
-    assert values["finetune.tune.units"] == {"value": 9, "from": "--set finetune.tune.units=9"}
-    assert values["finetune.tune.rate"] == {"value": 0.5, "from": f"{done}/recipe.toml:19"}
-    assert values["finetune.tune.pause"] == {"value": 0.0, "from": "default"}
-    assert values["knowledge.vector_store"] == {"value": "pile", "from": "default"}
-
-
 def test_plugins(done: Path) -> None:
     listed = out(["plugins", "--json"], done)
     assert {"kind": "quantizer", "name": "shrink"}.items() <= next(
@@ -117,135 +40,9 @@ def test_plugins(done: Path) -> None:
     assert "shrink" in out(["plugins"], done)
 
 
-def test_artifacts(done: Path) -> None:
-    assert len(out(["artifacts", "--json"], done)) == 7
-    assert "quantize" in out(["artifacts", "--verify"], done)
-
-
-def test_events_are_shown_and_replayed(done: Path) -> None:
-    events = out(["events", "--json"], done)
-    assert events[0]["event"]["type"] == "RunStarted"
-    assert len(out(["events"], done).splitlines()) == len(events)
-    out(["events", "--replay"], done)
-
-
-def test_ask(done: Path) -> None:
-    answer = out(["ask", "where is it?", "--json"], done)
-    assert answer["text"] == "q4(model+[0, 1, 2]@0.5): where is it?"
-    assert answer["outcome"] == "answered"
-    assert out(["ask", "x", "--bundle", ".inhouse/bundles/fake"], done).startswith("q4(")
-
-
-def test_chat(done: Path, target: Path) -> None:
-    made = subprocess.run(
-        [str(CONSOLE), "chat"], cwd=done, env=environment(target), input="one\ntwo\n\n",
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.count("q4(model") == 2
-
-
-def test_doctor(tmp_path: Path) -> None:
-    told = out(["doctor", "--json"], tmp_path)
-    assert told["machine"]["cores"] >= 1
-    assert told["failed"] == []
-    assert {"kind": "source", "name": "blank", "ok": True, "reason": ""} in told["backends"]
-    assert {"kind": "source", "name": "rows", "ok": True, "reason": ""} in told["backends"]
-
-
-def test_doctor_finds_a_broken_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made_before = registry
-    monkeypatch.setitem(here.__globals__, "registry", lambda: made_before({"broken": "nowhere_at_all"}))
-    made = here(["doctor"], tmp_path)
-    assert made.returncode == 3
-    assert "failed: broken 1.0: ModuleNotFoundError" in made.stdout
-
-
 def test_run_prints_the_report_as_json(done: Path) -> None:
     report = out(["run", "--json"], done)
     assert all(each["cached"] for each in report["steps"])
-
-
-def test_init_writes_a_recipe_and_overwrites_nothing(tmp_path: Path) -> None:
-    made = here(["init", "desk"], tmp_path)
-    assert made.returncode == 0, made.stderr
-    assert "desk/recipe.toml" in made.stdout.splitlines()
-    for line in made.stdout.splitlines():
-        assert (tmp_path / line).is_file()
-    (tmp_path / "desk" / "recipe.toml").write_text("mine")
-    fails(["init", "desk"], tmp_path, 2, "desk/recipe.toml: exists already; nothing was written")
-    assert (tmp_path / "desk" / "recipe.toml").read_text() == "mine"
-
-
-def test_what_init_writes_is_a_recipe(tmp_path: Path) -> None:
-    here(["init"], tmp_path)
-    from inhouse import Recipe
-
-    recipe = Recipe.load(tmp_path / "recipe.toml", environment={})
-    assert [step.name for step in recipe.steps] == ["base", "data", "finetune", "quantize", "knowledge", "bundle"]
-    for line in (tmp_path / "train.jsonl").read_text().splitlines():
-        assert json.loads(line)["messages"]
-
-
-# --- one stage alone --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.txt").write_text("mine")
-    return tmp_path / "model"
-
-
-def test_step(model: Path, tmp_path: Path) -> None:
-    first = out(["step", "quantizer", "shrink", "model", "--type", "8", "--output", "small"], tmp_path)
-    assert first == f"{tmp_path}/small\n"
-    assert (tmp_path / "small" / "model.txt").read_text() == "8(mine)"
-    second = out(["step", "quantizer", "shrink", "model", "--type", "8", "--json"], tmp_path)
-    assert second["meta"]["bits_per_weight"] == 4.5
-    assert (Path(second["folders"]["model/fake"]) / "model.txt").read_text() == "8(mine)"
-
-
-def test_a_step_with_two_inputs_and_two_products(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "chat").mkdir()
-    (tmp_path / "chat" / "train.jsonl").touch()
-    made = out(["step", "trainer", "tune", "model", "chat", "--units", "2", "--output", "o"], tmp_path)
-    assert made.splitlines() == [f"{tmp_path}/o/model-hf", f"{tmp_path}/o/adapter-peft"]
-    assert (tmp_path / "o" / "model-hf" / "model.txt").read_text() == "mine+[0, 1]@0.1"
-
-
-def test_a_step_without_inputs(tmp_path: Path) -> None:
-    out(["step", "source", "blank", "--text", "hello", "--output", "o"], tmp_path)
-    assert (tmp_path / "o" / "model.txt").read_text() == "hello"
-
-
-def test_step_help_shows_the_options(tmp_path: Path) -> None:
-    assert "quantizer" in out(["step", "--help"], tmp_path)
-    assert "shrink" in out(["step", "quantizer", "--help"], tmp_path)
-    text = out(["step", "trainer", "tune", "--help"], tmp_path)
-    assert "learning rate" in text
-    assert "--fail-at" in text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["quantizer", "shrnik", "model"], "no quantizer named 'shrnik' is installed"),
-        (["quantizer", "shrink", "gone"], "gone: no such folder"),
-        (["quantizer", "shrink", "model/gguf=model"], "model/gguf=model: takes model/hf, not model/gguf"),
-        (["quantizer", "shrink", "model", "--output", "model"], "model: exists already"),
-        (["trainer", "tune", "model", "model", "--rate", "fast"], "--rate"),
-        (["packager", "box", "model"], "takes model/*, not model/*"),
-    ],
-)
-def test_a_wrong_step_is_told(model: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
-    fails(["step", *arguments], tmp_path, 2, said)
-
-
-def test_a_step_with_too_few_folders(tmp_path: Path) -> None:
-    made = here(["step", "trainer", "tune"], tmp_path)
-    assert made.returncode == 2
-    assert "takes model/hf text/chat" in made.stderr
 
 
 # --- what goes wrong --------------------------------------------------------------------------------
@@ -336,16 +133,6 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     fails(["run", "--home", "file"], tmp_path, 2, "cannot be made")
 
 
-def test_a_damaged_artifact_is_found_by_verify(tmp_path: Path) -> None:
-    write_recipe(tmp_path)
-    here(["run", "-q"], tmp_path)
-    (path,) = (tmp_path / ".inhouse" / "artifacts").glob("*/model-fake/model.txt")
-    path.write_text(path.read_text().replace("q4", "q5"))
-    made = here(["artifacts", "--verify"], tmp_path)
-    assert made.returncode == 1
-    assert "model-fake/model.txt" in made.stderr
-
-
 def start(tmp_path: Path, target: Path) -> tuple[subprocess.Popen[str], Path]:
     log = tmp_path / "log"
     log.touch()
@@ -427,6 +214,56 @@ def test_help_and_listing_do_not_import_backends(tmp_path: Path) -> None:
     assert inhouse(["--help"], cwd=tmp_path, target=tmp_path).returncode == 0
     found = json.loads(inhouse(["plugins", "--json"], cwd=tmp_path, target=tmp_path).stdout)
     assert not [each for each in found["failed"] if each["distribution"].startswith("acme-")]
+
+
+def test_help_lists_the_commands_as_their_plugins_declare_them(tmp_path: Path) -> None:
+    listed = out(["plugins", "--json"], tmp_path)["backends"]
+    declared = {each["name"]: each["summary"] for each in listed if each["kind"] == "command"}
+    assert {**{name: COMMANDS[name] for name in OWN}, **declared} == COMMANDS
+
+
+ACME = """
+import click
+from inhouse import CommandSpec, hookimpl
+
+@click.command()
+def upload():
+    click.echo("uploaded")
+
+{more}
+
+@hookimpl
+def inhouse_commands():
+    yield CommandSpec(name="upload", summary="To our server", factory="acme_upload:{name}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("upload", 0, ""),
+        ("gone", 3, "acme_upload:gone does not import"),
+        ("number", 3, "acme_upload:number is no click command"),
+    ],
+)
+def test_a_third_party_brings_a_command(tmp_path: Path, name: str, code: int, said: str) -> None:
+    text = ACME.format(name=name, more="number = 3")
+    write_distribution(tmp_path / "site", "acme", {"acme": "acme_upload"}, {"acme_upload": text})
+    made = inhouse(["upload"], cwd=tmp_path, target=tmp_path / "site")
+    if code:
+        clear(made, code, said)
+    else:
+        assert (made.returncode, made.stdout) == (0, "uploaded\n"), made.stderr
+
+
+def test_a_first_party_command_that_is_not_installed_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("support.console.COMMANDS", {})
+    made = here(["ask", "hello"], tmp_path)
+    assert made.returncode == 2
+    assert "no command named 'ask' is installed" in made.stderr
+    assert "try: pip install inhouse-answer" in made.stderr
 
 
 def test_every_command_has_help(tmp_path: Path) -> None:

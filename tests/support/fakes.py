@@ -259,7 +259,7 @@ class Count:
 
 
 class Box:
-    """Packager: a bundle that ``inhouse.bundle.Bundle`` opens."""
+    """Packager: a bundle that ``inhouse_answer.bundle.Bundle`` opens."""
 
     def __init__(self, options: NoneAtAll) -> None:
         self.options = options

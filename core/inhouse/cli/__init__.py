@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
+
+OWN = ("run", "plan", "plugins")
+"""The core's own commands; each lives in the module of its name. The others come from plugins."""
 
 COMMANDS = {
     "init": "Write a recipe to start from.",
@@ -25,7 +29,7 @@ COMMANDS = {
     "events": "Show, follow or replay the events of a run.",
     "doctor": "Check this machine and the installed plugins.",
 }
-"""Each command lives in the module of its name."""
+"""What ``--help`` lists without loading a plugin: the core's own and the first-party ones, in the order of use."""
 
 
 class LazyGroup(click.Group):
@@ -35,14 +39,26 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name in OWN:
+            own: click.Command = import_module(f"inhouse.cli.{cmd_name}").command
+            return own
+        from inhouse.cli.common import open_kernel
+        from inhouse.errors import PluginError
+
+        registry = open_kernel(None).registry
+        if cmd_name not in COMMANDS and not any(each.spec.name == cmd_name for each in registry.all("command")):
             return None
-        made: click.Command = import_module(f"inhouse.cli.{cmd_name}").command
+        backend = registry.get("command", cmd_name)
+        made: Any = backend.load()
+        if not isinstance(made, click.Command):
+            raise PluginError(f"{backend.spec.factory} is no click command", plugin=backend.label)
         return made
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+        with formatter.indentation():
+            formatter.write_text("Plugins may bring more: inhouse plugins")
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from inhouse import Bundle, Bus, InhouseError, Kernel, Recipe
+from inhouse import Bus, InhouseError, Kernel, Recipe
 from inhouse.artifacts import tree_digest
 from inhouse.events import Noticed
 from inhouse.plugins import Registry
+from inhouse_answer.bundle import Bundle
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The packager ``folder``.
 
-bundle.json     what :class:`inhouse.bundle.Bundle` opens
+bundle.json     what :class:`inhouse_answer.bundle.Bundle` opens
 model/ knowledge/ files/<owner>/<option>
 Modelfile       for Ollama (GGUF only)
 README.md report.html report.json lineage.json
@@ -16,9 +16,9 @@ from attrs import asdict, define
 
 from inhouse import codec
 from inhouse.artifacts import write_text
-from inhouse.bundle import SETTINGS, BundleSettings
 from inhouse.errors import ArtifactError
 from inhouse.protocols import Artifact, Json, Step
+from inhouse_answer.bundle import SETTINGS, BundleSettings
 
 from . import FolderOptions
 from .copying import copy, size_of

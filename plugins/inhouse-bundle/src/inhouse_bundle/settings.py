@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from inhouse import bundle
-from inhouse.bundle import BundleSettings
 from inhouse.errors import RecipeError
 from inhouse.protocols import Json
+from inhouse_answer.bundle import FORMAT, BundleSettings
 
 from .copying import copy
 
@@ -28,7 +28,7 @@ def bring(
     runtimes = {kind: settings["runtimes"][kind]} if kind in settings["runtimes"] else {}
     agent, indexer = settings["agent"], settings["knowledge"]
     return BundleSettings(
-        format=bundle.FORMAT,
+        format=FORMAT,
         name=name,
         model={"kind": kind, "folder": MODEL},
         target=settings["target"],
@@ -43,7 +43,7 @@ def bring(
 
 def distributions(settings: BundleSettings) -> dict[str, str]:
     """Distributions that the bundle needs to answer, with the versions it was made with."""
-    found: dict[str, str] = {}
+    found = {"inhouse-answer": version("inhouse-answer")}
 
     def look(choice: Mapping[str, Any] | None) -> None:
         if choice is not None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from attrs import define, frozen
 
-from inhouse.answering import answer_all
 from inhouse.artifacts import write_text
 from inhouse.errors import RecipeError
 from inhouse.protocols import Agent, Answer, Artifact, Engine, Json, Message, Step
+from inhouse_answer.dialogues import answer_all
 
 from . import TasksOptions
 from .intervals import paired, wilson

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from inhouse.bundle import Bundle
 from inhouse.cli.common import home_option, open_kernel
-from inhouse.cli.show import find_bundle, show_answer
 from inhouse.protocols import Message
 from inhouse.sealed import seal
+
+from .bundle import Bundle
+from .show import find_bundle, show_answer
 
 
 @click.command()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from inhouse.bundle import Bundle
 from inhouse.cli.common import emit, home_option, json_option, open_kernel
-from inhouse.cli.show import find_bundle, show_answer
 from inhouse.sealed import seal
+
+from .bundle import Bundle
+from .show import find_bundle, show_answer
 
 
 @click.command()

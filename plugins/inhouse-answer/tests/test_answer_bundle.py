@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from inhouse import Bundle, InhouseError, Kernel, Recipe
-from inhouse.answering import answer, answer_all
+from inhouse import InhouseError, Kernel, Recipe
 from inhouse.errors import ArtifactError, DataError, PluginError, RecipeError
 from inhouse.plugins import Registry
 from inhouse.protocols import Message
+from inhouse_answer.bundle import Bundle
+from inhouse_answer.dialogues import answer, answer_all
 from support.fakes import EchoEngine as Engine
 from support.fakes import Parrot, write_recipe
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from inhouse.answering import answer, answer_all
 from inhouse.errors import RecipeError
 from inhouse.protocols import Answer, Completion, Dialogue, Request
+from inhouse_answer.dialogues import answer, answer_all
 
 
 class Echo:

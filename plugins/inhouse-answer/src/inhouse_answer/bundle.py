@@ -13,13 +13,15 @@ from typing import Any
 
 from attrs import field, frozen
 
-from inhouse import answering, codec
+from inhouse import codec
 from inhouse import options as opt
 from inhouse.errors import ArtifactError, DataError, RecipeError
 from inhouse.plan import Answering, Chosen
 from inhouse.plugins import Registry
 from inhouse.protocols import Agent, Answer, Artifact, Engine, Message, Target
 from inhouse.services import LiveServices
+
+from .dialogues import answer
 
 SETTINGS = "bundle.json"
 FORMAT = 1
@@ -83,7 +85,7 @@ class Bundle:
 
     def ask(self, question: str, *, history: Sequence[Message] = ()) -> Answer:
         """One answer."""
-        return answering.answer(self.agent, self.engine, question, history=history)
+        return answer(self.agent, self.engine, question, history=history)
 
     def close(self) -> None:
         """Ends the engine and closes the knowledge base."""

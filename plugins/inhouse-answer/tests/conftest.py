@@ -1,0 +1,3 @@
+"""The fixtures of fakes."""
+
+from support.fixtures import done, kernel, recipe, registry, target  # noqa: F401

@@ -1,0 +1,37 @@
+"""Commands for the workbench; each lives in the module of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from inhouse import CommandSpec, hookimpl
+
+
+@hookimpl
+def inhouse_commands() -> Iterator[CommandSpec]:
+    """Declares the commands."""
+    yield CommandSpec(name="init", summary="Write a recipe to start from.", factory="inhouse_commands.init:command")
+    yield CommandSpec(
+        name="report", summary="Show what the last run made and measured.", factory="inhouse_commands.report:command"
+    )
+    yield CommandSpec(
+        name="step",
+        summary="Run one stage alone: inhouse step quantizer gguf MODEL.",
+        factory="inhouse_commands.step:command",
+    )
+    yield CommandSpec(
+        name="config",
+        summary="Show every value of a recipe and where it came from.",
+        factory="inhouse_commands.config:command",
+    )
+    yield CommandSpec(
+        name="artifacts", summary="List or verify what is in the store.", factory="inhouse_commands.artifacts:command"
+    )
+    yield CommandSpec(
+        name="events", summary="Show, follow or replay the events of a run.", factory="inhouse_commands.events:command"
+    )
+    yield CommandSpec(
+        name="doctor",
+        summary="Check this machine and the installed plugins.",
+        factory="inhouse_commands.doctor:command",
+    )
