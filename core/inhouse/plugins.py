@@ -19,7 +19,7 @@ from inhouse.errors import PluginError, RecipeError
 from inhouse.events import Event
 from inhouse.known import FIRST_PARTY
 from inhouse.options import is_options
-from inhouse.specs import API_VERSION, SPEC_TYPES, Spec
+from inhouse.specs import API_VERSION, SPEC_TYPES, Spec, StageSpec
 
 GROUP = "inhouse"
 log = structlog.get_logger(__name__)
@@ -230,6 +230,6 @@ def _wrong(spec: Any, kind: type[Spec]) -> str | None:
         return f"{kind.kind} {spec.name!r} is for plugin interface {spec.api}, this is {API_VERSION}"
     if not is_options(spec.options):
         return f"{kind.kind} {spec.name!r}: options is no attrs class"
-    if spec.is_stage and not spec.produces:
+    if isinstance(spec, StageSpec) and not spec.produces:
         return f"{kind.kind} {spec.name!r} produces nothing"
     return None

@@ -78,7 +78,6 @@ class Spec:
     """
 
     kind: ClassVar[str] = ""
-    is_stage: ClassVar[bool] = False
 
     name: str = field(validator=validators.matches_re(r"[a-z0-9][a-z0-9_-]*"))
     summary: str
@@ -94,51 +93,50 @@ class Spec:
 
 
 @frozen(kw_only=True)
-class SourceSpec(Spec):
+class StageSpec(Spec):
+    """A backend that does a step: it turns artifacts into artifacts."""
+
+
+@frozen(kw_only=True)
+class SourceSpec(StageSpec):
     """Brings something in: a base model, training data, documents. See :class:`~inhouse.protocols.Source`."""
 
     kind = "source"
-    is_stage = True
 
 
 @frozen(kw_only=True)
-class TrainerSpec(Spec):
+class TrainerSpec(StageSpec):
     """Changes weights. See :class:`~inhouse.protocols.Trainer`."""
 
     kind = "trainer"
-    is_stage = True
 
 
 @frozen(kw_only=True)
-class QuantizerSpec(Spec):
+class QuantizerSpec(StageSpec):
     """Makes a model smaller. See :class:`~inhouse.protocols.Quantizer`."""
 
     kind = "quantizer"
-    is_stage = True
 
 
 @frozen(kw_only=True)
-class IndexerSpec(Spec):
+class IndexerSpec(StageSpec):
     """Makes documents searchable. See :class:`~inhouse.protocols.Indexer`."""
 
     kind = "indexer"
-    is_stage = True
 
 
 @frozen(kw_only=True)
-class EvaluatorSpec(Spec):
+class EvaluatorSpec(StageSpec):
     """Measures what was made. See :class:`~inhouse.protocols.Evaluator`."""
 
     kind = "evaluator"
-    is_stage = True
 
 
 @frozen(kw_only=True)
-class PackagerSpec(Spec):
+class PackagerSpec(StageSpec):
     """Puts together what gets deployed. See :class:`~inhouse.protocols.Packager`."""
 
     kind = "packager"
-    is_stage = True
 
 
 @frozen(kw_only=True)

@@ -18,7 +18,7 @@ from inhouse.hookspecs import PROJECT
 from inhouse.kernel import METHODS
 from inhouse.plugins import Registry
 from inhouse.protocols import Artifact
-from inhouse.specs import SPEC_TYPES, Spec
+from inhouse.specs import SPEC_TYPES, Spec, StageSpec
 
 LIGHT = {"attr", "attrs", "cattr", "cattrs", "click", "inhouse", "pluggy", "structlog", "typing_extensions"}
 SERVICE_METHODS = {
@@ -62,9 +62,9 @@ def check_spec(spec: Spec) -> None:
         assert each.metadata.get("help"), f"{spec.name}: option {each.name} has no help"
     module, _, name = spec.factory.partition(":")
     cls = getattr(import_module(module), name)
-    for method in (METHODS[spec.kind],) if spec.is_stage else SERVICE_METHODS[spec.kind]:
+    for method in (METHODS[spec.kind],) if isinstance(spec, StageSpec) else SERVICE_METHODS[spec.kind]:
         assert callable(getattr(cls, method, None)), f"{spec.factory} has no {method}()"
-    if spec.is_stage and spec.kind != "indexer":
+    if isinstance(spec, StageSpec) and spec.kind != "indexer":
         taken = inspect.signature(getattr(cls, METHODS[spec.kind])).parameters.values()
         room = any(each.kind is each.VAR_POSITIONAL for each in taken)
         assert room or len(taken) == 2 + len(spec.consumes), f"{spec.factory} does not take what it consumes"
