@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from attrs import define, field
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from support.recording import RecordingStep
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
@@ -85,62 +85,11 @@ def chats(tmp_path: Path) -> Path:
     return folder
 
 
-class Killed(BaseException):
-    """What a test stops a trainer with."""
-
-
-@define
-class RecordingStep:
-    """A step for tests: keeps metrics, notes and notices; ``kill_at`` raises after that many steps."""
-
-    outputs: dict[str, Path]
-    checkpoints: Path
-    seed: int = 7
-    kill_at: int = 0
-    name: str = "train"
-    losses: list[tuple[int, float]] = field(factory=list)
-    heldout: list[tuple[int, float]] = field(factory=list)
-    notices: list[str] = field(factory=list)
-    facts: dict[str, Any] = field(factory=dict)
-    history: Sequence[Any] = ()
-
-    @property
-    def output(self) -> Path:
-        """The first output."""
-        return next(iter(self.outputs.values()))
-
-    def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
-        """Raises when it is time."""
-        if done == self.kill_at:
-            raise Killed
-
-    def metric(self, name: str, value: float, *, at: int) -> None:
-        """Keeps losses."""
-        if name == "loss":
-            self.losses.append((at, value))
-        if name == "heldout_loss":
-            self.heldout.append((at, value))
-
-    def notice(self, message: str, *, level: str = "info") -> None:
-        """Keeps the line."""
-        self.notices.append(message)
-
-    def note(self, **facts: Any) -> None:
-        """Keeps the facts."""
-        self.facts.update(facts)
-
-
 @pytest.fixture
 def make_step(tmp_path: Path) -> Any:
     """Steps with folders of their own; ``make_step("a")`` twice shares the checkpoints, as a resumed run does."""
 
     def make(name: str, *kinds: str, kill_at: int = 0) -> RecordingStep:
-        outputs = {}
-        for kind in kinds or ("model/hf", "adapter/peft"):
-            outputs[kind] = tmp_path / name / kind.replace("/", "-")
-            outputs[kind].mkdir(parents=True, exist_ok=True)
-        checkpoints = tmp_path / name / "checkpoints"
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        return RecordingStep(outputs, checkpoints, kill_at=kill_at)
+        return RecordingStep.at(tmp_path / name, *(kinds or ("model/hf", "adapter/peft")), kill_at=kill_at)
 
     return make

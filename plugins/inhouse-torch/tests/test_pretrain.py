@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,40 +17,9 @@ from inhouse_torch import Pretrain
 from inhouse_torch.loop import Moment, Settings, fit
 from inhouse_torch.packing import Sample
 from inhouse_torch.pretrain import PretrainTask, PretrainTrainer
+from support.recording import Killed, RecordingStep
 
 END = "<end>"
-
-
-class Killed(BaseException):
-    """What a test stops a trainer with."""
-
-
-class Step:
-    """Keeps what it is told; raises after ``kill_at`` steps."""
-
-    seed, name, history = 3, "pretrain", ()
-
-    def __init__(self, folder: Path, kill_at: int = 0) -> None:
-        self.output, self.checkpoints, self.kill_at = folder / "out", folder / "checkpoints", kill_at
-        self.losses: list[tuple[int, float]] = []
-        self.facts: dict[str, Any] = {}
-        self.notices: list[str] = []
-        for path in (self.output, self.checkpoints):
-            path.mkdir(parents=True, exist_ok=True)
-
-    def progress(self, done: float, total: float, **_: Any) -> None:
-        if done == self.kill_at:
-            raise Killed
-
-    def metric(self, name: str, value: float, *, at: int) -> None:
-        if name == "loss":
-            self.losses.append((at, value))
-
-    def notice(self, message: str, **_: Any) -> None:
-        self.notices.append(message)
-
-    def note(self, **facts: Any) -> None:
-        self.facts.update(facts)
 
 
 @pytest.fixture
@@ -84,12 +52,13 @@ OPTIONS = Pretrain(learning_rate=3e-3, batch_size=4, epochs=4, compute_dtype="fl
 
 
 def test_it_learns_the_documents_and_tells_what_it_cut(tmp_path: Path, base: Artifact, corpus: Artifact) -> None:
-    step = Step(tmp_path / "a")
+    step = RecordingStep.at(tmp_path / "a")
     PretrainTrainer(OPTIONS).train(step, base, corpus)
     assert step.losses[-1][1] < 0.8 * step.losses[0][1]
     assert "cut into pieces" in step.notices[0]
     assert step.facts["heldout_documents"] >= 1
     assert step.facts["best_heldout_loss"] is not None
+    assert (step.output / "loss.png").read_bytes().startswith(b"\x89PNG")
     made = AutoModelForCausalLM.from_pretrained(step.output)
     assert made.dtype == torch.bfloat16
     assert made.get_output_embeddings().weight is made.get_input_embeddings().weight
@@ -100,11 +69,11 @@ def test_it_learns_the_documents_and_tells_what_it_cut(tmp_path: Path, base: Art
 def test_killed_and_resumed_is_the_run_that_was_not(
     tmp_path: Path, base: Artifact, corpus: Artifact, killed_at: int
 ) -> None:
-    whole, broken = Step(tmp_path / "whole"), Step(tmp_path / "broken", kill_at=killed_at)
+    whole, broken = RecordingStep.at(tmp_path / "whole"), RecordingStep.at(tmp_path / "broken", kill_at=killed_at)
     PretrainTrainer(OPTIONS).train(whole, base, corpus)
     with pytest.raises(Killed):
         PretrainTrainer(OPTIONS).train(broken, base, corpus)
-    resumed = Step(tmp_path / "broken")
+    resumed = RecordingStep.at(tmp_path / "broken")
     PretrainTrainer(OPTIONS).train(resumed, base, corpus)
     assert broken.losses + resumed.losses == whole.losses
     wanted, found = load_file(whole.output / "model.safetensors"), load_file(resumed.output / "model.safetensors")
@@ -120,12 +89,12 @@ def test_losses_are_those_of_a_plain_loop(tmp_path: Path, base: Artifact) -> Non
     task = PretrainTask(AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32), samples, [], OPTIONS)
     fit(task, settings, seed=5, folder=tmp_path / "fit", tell=found.append)
 
-    from inhouse_torch.schedule import batches
+    from inhouse_torch.schedule import batch
 
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     wanted = []
-    for rows in (rows for epoch in range(3) for rows in batches(12, 4, seed=5, epoch=epoch)):
+    for rows in (batch(12, 4, place, seed=5, epoch=epoch) for epoch in range(3) for place in range(3)):
         ids = torch.zeros(4, 20, dtype=torch.int64)
         labels = torch.full((4, 20), -100)
         for slot, row in enumerate(rows):
@@ -143,8 +112,8 @@ def test_losses_are_those_of_a_plain_loop(tmp_path: Path, base: Artifact) -> Non
 def test_what_a_user_can_get_wrong(tmp_path: Path, base: Artifact, corpus: Artifact) -> None:
     (corpus.path / "corpus.jsonl").write_text("")
     with pytest.raises(DataError, match="no text to learn from"):
-        PretrainTrainer(OPTIONS).train(Step(tmp_path / "a"), base, corpus)
+        PretrainTrainer(OPTIONS).train(RecordingStep.at(tmp_path / "a"), base, corpus)
     empty = Artifact("model/hf", tmp_path / "nothing", "")
     empty.path.mkdir()
     with pytest.raises(ArtifactError, match="only safetensors are read"):
-        PretrainTrainer(OPTIONS).train(Step(tmp_path / "b"), empty, corpus)
+        PretrainTrainer(OPTIONS).train(RecordingStep.at(tmp_path / "b"), empty, corpus)

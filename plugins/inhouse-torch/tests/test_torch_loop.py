@@ -16,7 +16,7 @@ from inhouse_torch.attention import segment_attention
 from inhouse_torch.cross_entropy import head_loss
 from inhouse_torch.packing import Sample, Segments, pack, split_by_tokens
 from inhouse_torch.precision import compute_dtype, gemm_rate
-from inhouse_torch.schedule import batches, learning_rate
+from inhouse_torch.schedule import batch, learning_rate
 
 
 def test_rate_rises_then_falls() -> None:
@@ -30,10 +30,10 @@ def test_rate_rises_then_falls() -> None:
 
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 99), st.integers(0, 3))
 def test_an_epoch_has_every_row_once_in_an_order_of_its_own(count: int, size: int, seed: int, epoch: int) -> None:
-    found = batches(count, size, seed=seed, epoch=epoch)
-    assert sorted(row for batch in found for row in batch) == list(range(count))
-    assert found == batches(count, size, seed=seed, epoch=epoch)
-    assert all(len(batch) == size for batch in found[:-1])
+    found = [batch(count, size, place, seed=seed, epoch=epoch) for place in range(-(-count // size))]
+    assert sorted(row for rows in found for row in rows) == list(range(count))
+    assert found[-1] == batch(count, size, len(found) - 1, seed=seed, epoch=epoch)
+    assert all(len(rows) == size for rows in found[:-1])
 
 
 def sample(ids: list[int], first_target: int) -> Sample:

@@ -1,4 +1,4 @@
-"""Quantizer ``gguf``: a Hugging Face model folder becomes one GGUF file of any llama.cpp type."""
+"""Quantizers ``gguf``, a Hugging Face model folder as one GGUF file of any llama.cpp type, and ``gguf-adapter``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from attrs import field, frozen, validators
 
-from inhouse import QuantizerSpec, hookimpl
+from inhouse import Input, QuantizerSpec, hookimpl
 
 PLAIN_TYPES = ("f32", "f16", "bf16")
 """Types that are only converted, not quantised."""
@@ -45,9 +45,20 @@ class GgufOptions:
     )
 
 
+@frozen
+class AdapterOptions:
+    """What the recipe's ``[steps.NAME.gguf-adapter]`` may say."""
+
+    type: str = field(
+        default="f16",
+        validator=validators.in_(("f32", "f16")),
+        metadata={"help": "format of the adapter's matrices: f32 or f16"},
+    )
+
+
 @hookimpl
 def inhouse_quantizers() -> Iterator[QuantizerSpec]:
-    """The one quantizer of this distribution."""
+    """The quantizers of this distribution."""
     yield QuantizerSpec(
         name="gguf",
         summary="GGUF for llama.cpp, Ollama and others: 16-bit, Q8_0, K-quants, Q4_0 …",
@@ -55,4 +66,12 @@ def inhouse_quantizers() -> Iterator[QuantizerSpec]:
         options=GgufOptions,
         consumes="model/hf",
         produces="model/gguf",
+    )
+    yield QuantizerSpec(
+        name="gguf-adapter",
+        summary="a LoRA adapter of peft as a GGUF adapter, which llama.cpp puts on the base's GGUF",
+        factory="inhouse_gguf.quantizer:GgufAdapterQuantizer",
+        options=AdapterOptions,
+        consumes=("adapter/peft", Input("model/hf", take="first")),
+        produces="adapter/gguf",
     )

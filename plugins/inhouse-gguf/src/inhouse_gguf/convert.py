@@ -62,7 +62,7 @@ def convert(folder: Path, target: Path, wanted: str, progress: Progress) -> None
         family.parameters(writer, source)
         writer.add_vocab_size(rows)
         write_vocabulary(writer, folder, vocabulary)
-        _write(writer, tensors, progress)
+        write_tensors(writer, tensors, progress)
         writer.close()
         commit(aside, target)
     finally:
@@ -77,24 +77,33 @@ def commit(aside: Path, target: Path) -> None:
     aside.replace(target)
 
 
-def _plan(source: Source, family: Family, wanted: str) -> list[Planned]:
-    """What will be written, in the file's order; checks that each tensor has a place."""
+def places(source: Source, family: Family) -> dict[str, str]:
+    """The name in GGUF of each tensor that is converted, in the file's order; ``DataError`` for one without."""
     names = get_tensor_name_map(family.arch, source.need("num_hidden_layers"))
     tied = bool(source.config.get("tie_word_embeddings"))
-    planned: list[Planned] = []
-    for name, tensor in source.tensors.items():
+    known: dict[str, str] = {}
+    for name in source.tensors:
         if name.endswith(family.skip) or (tied and name == "lm_head.weight"):
             continue
         found = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise DataError(f"{name} has no place in a {family.arch_name} GGUF", where=str(source.folder))
-        kept = "F32" if len(tensor.shape) == 1 else wanted
+        known[name] = found
+    return known
+
+
+def _plan(source: Source, family: Family, wanted: str) -> list[Planned]:
+    """What will be written, in the file's order; checks that each tensor has a place."""
+    planned: list[Planned] = []
+    for name, found in places(source, family).items():
+        shape = source.tensors[name].shape
+        kept = "F32" if len(shape) == 1 else wanted
 
         def load(name: str = name, found: str = found, kept: str = kept) -> Converted:
             stored = source.tensors[name]
             return Converted(found, family.arrange(source, name, stored.load()), stored.dtype, kept)
 
-        planned.append(Planned(found, tensor.shape, kept, load))
+        planned.append(Planned(found, shape, kept, load))
     for made in family.made(source):
         planned.append(Planned(made.name, made.values.shape, "F32", partial(_same, made)))
     if not any(each.name == "token_embd.weight" for each in planned):
@@ -117,7 +126,8 @@ def _describe(writer: GGUFWriter, source: Source, tensors: list[Planned], wanted
     writer.add_quantization_version(2)  # GGML_QNT_VERSION of ggml.h
 
 
-def _write(writer: GGUFWriter, tensors: list[Planned], progress: Progress) -> None:
+def write_tensors(writer: GGUFWriter, tensors: list[Planned], progress: Progress) -> None:
+    """Header, keys and tensors, each tensor read when its turn comes; tells ``progress``."""
     total = 0
     for each in tensors:
         size = int(np.prod(each.shape)) * (4 if each.wanted == "F32" else 2)

@@ -33,8 +33,9 @@ def _nothing(source: Source) -> Sequence[Converted]:
 class Family:
     """One architecture.
 
-    ``parameters`` writes metadata; ``arrange`` reorders a tensor's values (a view, in the stored dtype);
-    ``made`` gives float32 tensors that the folder lacks; ``skip`` names tensors that are not converted.
+    ``parameters`` writes metadata; ``arrange`` reorders a tensor's rows (a view, in the stored dtype), and those of
+    an adapter's lora_b with them; ``made`` gives float32 tensors that the folder lacks; ``skip`` names tensors that
+    are not converted.
     """
 
     arch: MODEL_ARCH

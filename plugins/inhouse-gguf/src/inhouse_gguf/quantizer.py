@@ -1,4 +1,4 @@
-"""Quantizer ``gguf``: convert exactly, then let llama.cpp quantise in a child process."""
+"""Quantizer ``gguf``: convert exactly, then let llama.cpp quantise in a child process; and ``gguf-adapter``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 from inhouse.errors import ResourceError
 from inhouse.protocols import Artifact, Step
-from inhouse_gguf import MATRIX_TYPES, PLAIN_TYPES, GgufOptions
+from inhouse_gguf import MATRIX_TYPES, PLAIN_TYPES, AdapterOptions, GgufOptions
+from inhouse_gguf.adapter import convert_adapter
 from inhouse_gguf.convert import commit, convert, exact_type
 from inhouse_gguf.engine import quantize
 from inhouse_gguf.facts import read_facts
 
 NAME = "model.gguf"
+ADAPTER = "adapter.gguf"
 
 
 class GgufQuantizer:
@@ -82,6 +84,40 @@ class GgufQuantizer:
             lambda done, total, name: step.progress(done, total, unit="tensor", note=f"quantising {name}"),
         )
         commit(aside, target)
+
+
+class GgufAdapterQuantizer:
+    """Writes ``adapter.gguf``, for llama.cpp's ``--lora`` beside a GGUF of the model that the adapter belongs to."""
+
+    def __init__(self, options: AdapterOptions) -> None:
+        self.options = options
+
+    def quantize(self, step: Step, adapter: Artifact, base: Artifact) -> None:
+        """``adapter`` (``adapter/peft``) to ``step.output/adapter.gguf``; only shapes are taken from ``base``.
+
+        Notes type, bits_per_weight, bytes, parameters, matrices, ranks and alpha (as llama.cpp reads it).
+        Raises ``DataError`` for an adapter that is not the base's or that a GGUF cannot say, and
+        ``ResourceError`` without room on the disk.
+        """
+        target = step.output / ADAPTER
+        _need_room(step.output, sum(each.stat().st_size for each in adapter.path.glob("*.safetensors")))
+        told = convert_adapter(
+            adapter.path,
+            base.path,
+            target,
+            self.options.type.upper(),
+            lambda done, total, name: step.progress(done, total, unit="B", note=f"converting {name}".strip()),
+        )
+        facts = read_facts(target)
+        step.note(
+            type=self.options.type,
+            bits_per_weight=facts.bits_per_weight,
+            bytes=facts.bytes,
+            parameters=facts.parameters,
+            matrices=told.matrices,
+            ranks=list(told.ranks),
+            alpha=told.alpha,
+        )
 
 
 def _need_room(folder: Path, wanted: int) -> None:

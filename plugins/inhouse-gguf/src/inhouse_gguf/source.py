@@ -51,12 +51,12 @@ class Source:
         return value
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises ``DataError`` with the line of the mistake."""
+def read_json(path: Path, *, of: str = "model") -> dict[str, Any]:
+    """A JSON object from a file of a folder ``of`` this kind; raises ``DataError`` with the line of the mistake."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError("there is no such file, so this is no model folder", where=str(path)) from None
+        raise DataError(f"there is no such file, so this is no {of} folder", where=str(path)) from None
     except json.JSONDecodeError as error:
         raise DataError(f"is no JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
     except UnicodeDecodeError as error:
@@ -83,12 +83,12 @@ def open_source(folder: Path) -> Source:
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
         why = f"{pickles[0].name} is a pickle, which can run code" if pickles else "there are no weights here"
         raise DataError(f"{why}; safetensors are wanted", where=str(folder))
-    tensors = {each.name: each for path in files for each in _tensors(path)}
+    tensors = {each.name: each for path in files for each in read_tensors(path)}
     return Source(folder, config, tensors)
 
 
-def _tensors(path: Path) -> Iterator[SourceTensor]:
-    """The header of one safetensors file, checked against the file's size."""
+def read_tensors(path: Path) -> Iterator[SourceTensor]:
+    """The header of one safetensors file, checked against the file's size; raises ``DataError``."""
     size = path.stat().st_size
     try:
         found = SafetensorsLocal(path).tensors

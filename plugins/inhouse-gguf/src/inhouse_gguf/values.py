@@ -46,13 +46,15 @@ class Converted:
     """A tensor that becomes another format while it is written.
 
     Stands in for an array in ``GGUFWriter.write_tensor_data``, which asks for ``nbytes`` and ``tofile``.
+    ``hint`` says what to type when values are beyond float16.
     """
 
-    def __init__(self, name: str, values: Array, source: str, wanted: str) -> None:
+    def __init__(self, name: str, values: Array, source: str, wanted: str, hint: str = "type = bf16") -> None:
         self.name = name
         self.values = values
         self.source = source
         self.wanted = wanted
+        self.hint = hint
         self.nbytes = values.size * ITEM[wanted]
 
     def blocks(self) -> Iterator[Array]:
@@ -66,7 +68,7 @@ class Converted:
             exact = as_float32(block, self.source)
             made = from_float32(exact, self.wanted)
             if self.wanted == "F16" and not np.isfinite(made).all() and np.isfinite(exact).all():
-                raise DataError(f"{self.name} has values beyond float16 (65504)", hint="type = bf16")
+                raise DataError(f"{self.name} has values beyond float16 (65504)", hint=self.hint)
             yield made
 
     def tofile(self, file: IO[bytes]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class LoraTask:
         self.parameters: Mapping[str, nn.Parameter] = {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
+        self.matrices: Collection[str] = ()  # a factor is no matrix to make orthogonal
         self._train, self._heldout = train, heldout
         self._most = options.micro_batch_tokens
         self._dropout = Dropout(options.dropout)

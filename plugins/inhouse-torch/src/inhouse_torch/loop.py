@@ -1,4 +1,4 @@
-"""The training loop: AdamW over token-weighed micro-batches, held-out loss, early stop, exact resume.
+"""The training loop: token-weighed micro-batches, held-out loss, early stop, exact resume.
 
 Everything random in a step is a function of (seed, step) and the data order one of (seed, epoch), so a run
 that is killed and resumed gives the losses of one that was not, to the last digit.
@@ -7,9 +7,9 @@ that is killed and resumed gives the losses of one that was not, to the last dig
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from attrs import define, field, frozen
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from inhouse.errors import StepError
 
 from . import checkpoint
-from .schedule import Decay, batches, learning_rate
+from .optimizers import OptimizerName, Optimizers
+from .schedule import Decay, batch, learning_rate
 
 
 @frozen(kw_only=True)
@@ -31,6 +32,8 @@ class Settings:
     learning_rate: float
     batch_size: int
     epochs: int
+    optimizer: OptimizerName = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
     warmup: float = 0.1
     decay: Decay = "cosine"
     weight_decay: float = 0.0
@@ -41,10 +44,14 @@ class Settings:
 
 
 class Task(Protocol):
-    """What is trained on what. ``count`` rows of data; parameters by name, fp32."""
+    """What is trained on what. ``count`` rows of data; parameters by name, fp32.
+
+    ``matrices`` are names of the parameters that Muon may take: matrices inside the layers.
+    """
 
     count: int
     parameters: Mapping[str, nn.Parameter]
+    matrices: Collection[str]
 
     def begin(self, *key: int) -> None:
         """Seeds whatever is random in the next forward passes."""
@@ -103,8 +110,12 @@ def fit(task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callab
     checkpoint is written first. Raises ``StepError`` on a loss that is no number (the last good checkpoint
     stays) and ``ArtifactError`` on a checkpoint that does not fit.
     """
-    optimizer = torch.optim.AdamW(
-        list(task.parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    optimizer = Optimizers(
+        task.parameters,
+        name=settings.optimizer,
+        matrices=task.matrices,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
     )
     progress = _resume(task, optimizer, folder)
     total = -(-task.count // settings.batch_size) * settings.epochs
@@ -127,15 +138,13 @@ def fit(task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callab
 
 
 def _step(
-    task: Task, settings: Settings, optimizer: torch.optim.Optimizer, progress: Progress, *, seed: int, total: int
+    task: Task, settings: Settings, optimizer: Optimizers, progress: Progress, *, seed: int, total: int
 ) -> Moment:
     """One optimizer step and, where it is due, the held-out loss after it."""
     step = progress.step
     epoch, place = divmod(step, total // settings.epochs)
-    rows = batches(task.count, settings.batch_size, seed=seed, epoch=epoch)[place]
+    rows = batch(task.count, settings.batch_size, place, seed=seed, epoch=epoch)
     rate = learning_rate(step, total, peak=settings.learning_rate, warmup=settings.warmup, decay=settings.decay)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     torch.manual_seed((seed << 32) ^ step)
     task.begin(seed, step)
     tokens, summed = task.targets(rows), 0.0
@@ -146,8 +155,7 @@ def _step(
     if not (summed - summed == 0.0 and bool(torch.isfinite(norm))):
         optimizer.zero_grad()
         raise _not_a_number(task, rows, step)
-    optimizer.step()
-    optimizer.zero_grad()
+    optimizer.step(rate)
     progress.losses.append(summed / tokens)
     due = _evaluation_due(place + 1, total // settings.epochs, settings.evaluations)
     return Moment(step + 1, total, summed / tokens, rate, tokens, task.heldout() if due else None)
@@ -185,28 +193,18 @@ def _remember(task: Task, settings: Settings, progress: Progress, moment: Moment
         progress.stopped_early = 0 < settings.patience <= progress.unimproved
 
 
-def _save(task: Task, optimizer: torch.optim.Optimizer, progress: Progress, folder: Path) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in task.parameters.items():
-        tensors[f"parameter.{name}"] = parameter
-        for key in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
+def _save(task: Task, optimizer: Optimizers, progress: Progress, folder: Path) -> None:
+    tensors = {f"parameter.{name}": parameter for name, parameter in task.parameters.items()}
     facts = {key: getattr(progress, key) for key in Progress.__annotations__}
-    checkpoint.save(folder, progress.step, tensors, facts)
+    checkpoint.save(folder, progress.step, {**tensors, **optimizer.state()}, facts)
 
 
-def _resume(task: Task, optimizer: torch.optim.Optimizer, folder: Path) -> Progress:
+def _resume(task: Task, optimizer: Optimizers, folder: Path) -> Progress:
     found = checkpoint.load(folder)
     if found is None:
         return Progress()
     tensors, facts = found
     checkpoint.restore(task.parameters, tensors, "parameter.")
-    step = facts.pop("step")
-    for name, parameter in task.parameters.items():
-        state: dict[str, Any] = {"step": torch.tensor(float(step))}
-        for key in ("exp_avg", "exp_avg_sq"):
-            state[key] = torch.empty_like(parameter, requires_grad=False)
-            checkpoint.restore({name: state[key]}, tensors, f"{key}.")
-        optimizer.state[parameter] = state
+    optimizer.restore(tensors, facts.pop("step"))
     facts["heldout"] = [(int(at), float(loss)) for at, loss in facts["heldout"]]
     return Progress(**facts)

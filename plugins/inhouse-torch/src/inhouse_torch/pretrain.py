@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +19,11 @@ from inhouse.protocols import Artifact, Step
 
 from . import Pretrain
 from .attention import register
+from .curve import save_curve
 from .folders import load_model, load_tokenizer, save_model, stored_dtype
 from .forward import joined_losses, mean_loss
 from .loop import Settings, fit
+from .optimizers import matrices
 from .packing import Sample
 from .precision import compute_dtype
 from .report import telling
@@ -33,6 +35,7 @@ class PretrainTask:
     def __init__(self, model: Any, train: Sequence[Sample], heldout: Sequence[Sample], options: Pretrain) -> None:
         self.count = len(train)
         self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())  # a tied weight comes once
+        self.matrices: Collection[str] = matrices(model)
         self._model, self._train, self._heldout, self._options = model, train, heldout, options
         dtype = compute_dtype(options.compute_dtype, device=model.device.type)
         self._cast = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
@@ -118,7 +121,8 @@ class PretrainTrainer:
             clip=options.clip,
             checkpoint_seconds=options.checkpoint_seconds,
         )
-        telling(step, lambda tell: fit(task, settings, seed=step.seed, folder=step.checkpoints, tell=tell))
+        progress = telling(step, lambda tell: fit(task, settings, seed=step.seed, folder=step.checkpoints, tell=tell))
         step.note(train_documents=len(train), heldout_documents=len(heldout))
         model.set_attn_implementation("sdpa")
         save_model(model, base.path, step.output, stored_dtype(base.path))
+        save_curve(progress, step.output / "loss.png")

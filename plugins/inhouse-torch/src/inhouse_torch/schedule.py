@@ -24,8 +24,9 @@ def learning_rate(step: int, total: int, *, peak: float, warmup: float, decay: D
     return peak * (1.0 - gone if decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * gone)))
 
 
-def batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """The rows of an epoch in a random order that (seed, epoch) decides, in batches; the last may be short."""
+def batch(count: int, batch_size: int, place: int, *, seed: int, epoch: int) -> list[int]:
+    """Batch ``place`` (from 0) of an epoch, whose random order (seed, epoch) decides; the last may be short."""
     generator = torch.Generator().manual_seed((seed << 20) ^ epoch)
-    order: list[int] = torch.randperm(count, generator=generator).tolist()
-    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    start = place * batch_size
+    order: list[int] = torch.randperm(count, generator=generator)[start : start + batch_size].tolist()
+    return order

@@ -1,0 +1,218 @@
+"""The trainer `scratch`: a tokenizer and a model of our own, from nothing but the corpus.
+
+The corpus is one row of tokens, cut into windows; an epoch reads every window once, in a random order, and
+each epoch cuts elsewhere. Weights and optimizer state are fp32; products are bf16 where that is faster.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inhouse.errors import DataError
+from inhouse.protocols import Step
+
+from . import Scratch
+from .attention import register
+from .bpe import end_of_text
+from .corpus import Tokens, prepare
+from .curve import save_curve
+from .forward import joined_loss
+from .loop import Moment, Progress, Settings, fit
+from .optimizers import matrices
+from .packing import Packed, Segments
+from .precision import compute_dtype
+from .report import telling
+from .shape import Shape, by_depth, by_parameters, fresh_model, parse_count
+from .shards import Shards
+
+SHORTEST = 32
+"""Tokens of the shortest sequence that growing begins with."""
+HELDOUT_WINDOWS = 256
+"""Most windows that the held-out loss is measured on."""
+_SAMPLE_TOKENS = 40
+
+
+class ScratchTask:
+    """All weights of ``model`` on windows of ``tokens``; see :class:`inhouse_torch.loop.Task`."""
+
+    def __init__(self, model: Any, tokens: Tokens, options: Scratch) -> None:
+        self._length = options.context
+        self.count = max(1, (tokens.train.count - self._length) // self._length)
+        self.steps = -(-self.count // options.batch_size)
+        self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())  # a tied weight comes once
+        self.matrices: Collection[str] = matrices(model)
+        self._model, self._tokens, self._options = model, tokens, options
+        self._offset, self._pieces = 0, 1
+        dtype = compute_dtype(options.compute_dtype, device=model.device.type)
+        self._cast = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+        model.set_attn_implementation(register())
+        model.train()
+
+    def begin(self, *key: int) -> None:
+        """Where this epoch cuts, and into how many sequences a window is cut while they still grow."""
+        seed, step = key
+        spare = min(self._length, self._tokens.train.count - self.count * self._length) - 1
+        draw = random.Random((seed << 32) ^ (step // self.steps))  # noqa: S311  (an order, not a secret)
+        self._offset = draw.randint(0, max(0, spare))
+        self._pieces = pieces(step / (self.steps * self._options.epochs), self._options.grow_context, self._length)
+
+    def targets(self, rows: Sequence[int]) -> int:
+        """Tokens that count in the loss: all of a window."""
+        return len(rows) * self._length
+
+    def losses(self, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Summed losses of the micro-batches."""
+        starts = [row * self._length + self._offset for row in rows]
+        yield from self._losses(self._tokens.train, starts, self._pieces)
+
+    def heldout(self) -> float | None:
+        """Mean loss on whole windows of what was kept out, evenly spread over it."""
+        shards = self._tokens.heldout
+        there = (shards.count - 1) // self._length
+        if there < 1:
+            return None
+        chosen = range(0, there, -(-there // HELDOUT_WINDOWS))
+        with torch.no_grad():
+            total = sum(loss.item() for loss in self._losses(shards, [i * self._length for i in chosen], 1))
+        return total / (len(chosen) * self._length)
+
+    def name(self, row: int) -> str:
+        """The window's place in the corpus."""
+        start = row * self._length + self._offset
+        return f"tokens {start} to {start + self._length} of the corpus"
+
+    def _losses(self, shards: Shards, starts: Sequence[int], count: int) -> Iterator[Tensor]:
+        at_once = max(1, self._options.micro_batch_tokens // self._length)
+        with self._cast:
+            for first in range(0, len(starts), at_once):
+                windows = [shards.read(start, self._length + 1) for start in starts[first : first + at_once]]
+                yield joined_loss(self._model, join(torch.stack(windows).to(self._model.device), count))
+
+
+def pieces(done: float, grow: float, length: int) -> int:
+    """Into how many sequences a window is cut when the share ``done`` of the training is over.
+
+    8, 4 and 2 in turns over the share ``grow``, then 1; never shorter than ``SHORTEST`` tokens.
+    """
+    if done >= grow:
+        return 1
+    wanted = 8 >> int(3 * done / grow)
+    while wanted > 1 and (length % wanted or length // wanted < SHORTEST):
+        wanted //= 2
+    return int(wanted)
+
+
+def join(windows: Tensor, count: int) -> Packed:
+    """Windows (B, T + 1) as B * ``count`` sequences of T / ``count`` tokens, each next token a target."""
+    rows, length = windows.shape[0], windows.shape[1] - 1
+    total, each = rows * length, length // count
+    return Packed(
+        input_ids=windows[:, :-1].reshape(1, total),
+        positions=torch.arange(each, device=windows.device).repeat(rows * count).unsqueeze(0),
+        rows=torch.arange(total, device=windows.device),
+        targets=windows[:, 1:].reshape(total),
+        segments=Segments(0, (each,) * (rows * count)),
+        real_tokens=total,
+    )
+
+
+class ScratchTrainer:
+    """Reads ``text/corpus`` (and a ``tokenizer``, where a step made one), writes ``model/hf`` in bf16."""
+
+    def __init__(self, options: Scratch) -> None:
+        self.options = options
+
+    def train(self, step: Step, *inputs: Any) -> None:
+        """Trains, goes on from a checkpoint if there is one, and writes the model with the lowest held-out loss."""
+        corpus, tokenizer = inputs
+        options = self.options
+        tokens = prepare(
+            step, corpus, tokenizer, vocabulary=options.vocabulary, context=options.context, heldout=options.heldout
+        )
+        if tokens.train.count <= options.context:
+            raise DataError(
+                f"the corpus has {tokens.train.count} tokens to learn from, one sequence needs {options.context + 1}",
+                where=str(corpus.path),
+                hint="more text, or a smaller context",
+            )
+        shape = self._shape(len(tokens.tokenizer))
+        self._tell_shape(step, shape, tokens)
+        torch.manual_seed(step.seed)
+        model = _model(shape, tokens.tokenizer)
+        task = ScratchTask(model, tokens, options)
+        progress = telling(step, lambda tell: self._fit(step, task, tokens, model, tell))
+        step.note(parameters=shape.parameters, layers=shape.layers, width=shape.width, tokens=tokens.train.count)
+        model.set_attn_implementation("sdpa")
+        model.to(torch.bfloat16).save_pretrained(step.output)
+        tokens.tokenizer.save_pretrained(step.output)
+        save_curve(progress, step.output / "loss.png")
+
+    def _fit(self, step: Step, task: ScratchTask, tokens: Tokens, model: Any, tell: Any) -> Progress:
+        def told(moment: Moment) -> None:
+            tell(moment)
+            if moment.heldout is not None:
+                text = sample(model, tokens.tokenizer, self.options.sample)
+                step.notice(f"sample after {moment.step} of {moment.total} steps: {text}")
+
+        return fit(task, self._settings(), seed=step.seed, folder=step.checkpoints, tell=told)
+
+    def _shape(self, vocabulary: int) -> Shape:
+        options = self.options
+        if options.parameters:
+            count = parse_count(options.parameters)
+            return by_parameters(count, vocabulary=vocabulary, context=options.context)
+        return by_depth(options.depth, vocabulary=vocabulary, context=options.context)
+
+    def _tell_shape(self, step: Step, shape: Shape, tokens: Tokens) -> None:
+        step.notice(
+            f"{shape.parameters / 1e6:.1f} million parameters: {shape.layers} layers, width {shape.width}, vocabulary "
+            f"{shape.vocabulary}; {tokens.train.count / 1e6:.2f} million tokens of {tokens.documents} documents"
+        )
+        if shape.vocabulary < self.options.vocabulary:
+            step.notice(f"the corpus gives a vocabulary of {shape.vocabulary} only, not {self.options.vocabulary}")
+
+    def _settings(self) -> Settings:
+        options = self.options
+        return Settings(
+            learning_rate=options.learning_rate,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+            optimizer=options.optimizer,
+            betas=(0.9, 0.95),
+            warmup=options.warmup,
+            decay=options.decay,
+            weight_decay=options.weight_decay,
+            clip=options.clip,
+            evaluations=options.evaluations,
+            checkpoint_seconds=options.checkpoint_seconds,
+        )
+
+
+def _model(shape: Shape, tokenizer: Any) -> Any:
+    model = fresh_model(shape, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)
+    ends = {*end_of_text(tokenizer), tokenizer.eos_token_id} - {None}
+    model.generation_config.eos_token_id = sorted(ends)
+    return model
+
+
+def sample(model: Any, tokenizer: Any, prompt: str) -> str:
+    """A short text that the model writes after ``prompt`` (after the end of a text, where there is none)."""
+    model.set_attn_implementation("sdpa")
+    model.eval()
+    ids = torch.tensor([[*end_of_text(tokenizer), *tokenizer(prompt, add_special_tokens=False)["input_ids"]]])
+    made = model.generate(
+        ids.to(model.device),
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=min(_SAMPLE_TOKENS, model.config.max_position_embeddings - ids.shape[1]),
+        do_sample=True,
+        temperature=0.8,
+        top_k=50,
+    )
+    model.train()
+    model.set_attn_implementation(register())
+    return prompt + " ".join(str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)).split())
