@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from inhouse_testing.conformance import check_light
 from support.distributions import build_wheel, environment, inhouse, install, install_fakes, write_distribution
 from support.fakes import RECIPE, write_recipe
 
@@ -173,7 +174,7 @@ def run_tests_of(project: Path, target: Path, tmp_path: Path) -> None:
 CONFORMANCE = """
 import sys
 from pathlib import Path
-from support import conformance
+from inhouse_testing import conformance
 module, inputs, home = sys.argv[1], {"model/hf": Path(sys.argv[2])}, Path(sys.argv[3])
 (spec,) = conformance.specs(module)
 conformance.check_spec(spec)
@@ -188,8 +189,6 @@ conformance.check_stage(spec, inputs, home)
 def test_a_plugin_holds_what_plugins_have_to_hold(
     wheels: dict[str, Path], tmp_path: Path, model: Path, project: Path, wheel: str, module: str
 ) -> None:
-    from support.conformance import check_light
-
     site = tmp_path / "site"
     install([wheels[wheel]], site)
     check_light(module, environment(site))

@@ -1,1 +1,1 @@
-"""What tests share: fake backends of every kind, distributions made on the spot, conformance checks."""
+"""What tests share: fake backends of every kind, distributions made on the spot."""

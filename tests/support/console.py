@@ -17,7 +17,11 @@ import structlog
 from inhouse.cli import main
 from support.distributions import registry
 
-COMMANDS = {"inhouse-answer": "inhouse_answer", "inhouse-commands": "inhouse_commands"}
+COMMANDS = {
+    "inhouse-answer": "inhouse_answer",
+    "inhouse-commands": "inhouse_commands",
+    "inhouse-tune": "inhouse_tune",
+}
 SEALING = ("inhouse.sealed", "inhouse_answer.ask", "inhouse_answer.chat", "inhouse_commands.step")
 
 

@@ -18,6 +18,7 @@ from inhouse.errors import DataError, RecipeError, StepError
 from inhouse.protocols import Artifact
 from inhouse_peft import Lora
 from inhouse_peft.lora import LoraTrainer
+from inhouse_testing.trainers import check_resumes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's use of it
 OPTIONS: dict[str, Any] = {
@@ -49,21 +50,11 @@ def test_it_learns_and_says_so(make_step: Any, base: Path, chats: Path) -> None:
 
 @pytest.mark.parametrize(("killed_at", "dora"), [(1, False), (5, False), (6, False), (9, False), (5, True)])
 def test_killed_and_resumed_is_the_run_that_was_not(
-    make_step: Any, base: Path, chats: Path, killed_at: int, dora: bool
+    tmp_path: Path, base: Path, chats: Path, killed_at: int, dora: bool
 ) -> None:
-    whole = make_step("whole")
-    train(whole, base, chats, dora=dora)
-    broken = make_step("broken", kill_at=killed_at)
-    with pytest.raises(BaseException, match=r"^$"):
-        train(broken, base, chats, dora=dora)
-    resumed = make_step("broken")
-    train(resumed, base, chats, dora=dora)
-    assert resumed.losses[0][0] == killed_at + 1
-    assert broken.losses + resumed.losses == whole.losses
-    assert resumed.facts["heldout_losses"] == whole.facts["heldout_losses"]
-    for kind in whole.outputs:
-        for name, tensor in tensors(whole, kind).items():
-            assert torch.equal(tensor, tensors(resumed, kind)[name]), name
+    kinds = ("model/hf", "adapter/peft")
+    whole = check_resumes(lambda step: train(step, base, chats, dora=dora), tmp_path, *kinds, kill_at=killed_at)
+    assert whole.facts["heldout_losses"] == whole.heldout
 
 
 def test_a_run_without_its_last_checkpoint_repeats_the_same_losses(make_step: Any, base: Path, chats: Path) -> None:

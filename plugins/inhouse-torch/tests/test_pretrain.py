@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from inhouse.errors import ArtifactError, DataError
 from inhouse.protocols import Artifact
+from inhouse_testing.recording import RecordingStep
+from inhouse_testing.trainers import check_resumes
 from inhouse_torch import Pretrain
 from inhouse_torch.loop import Moment, Settings, fit
 from inhouse_torch.packing import Sample
 from inhouse_torch.pretrain import PretrainTask, PretrainTrainer
-from support.recording import Killed, RecordingStep
 
 END = "<end>"
 
@@ -69,15 +69,7 @@ def test_it_learns_the_documents_and_tells_what_it_cut(tmp_path: Path, base: Art
 def test_killed_and_resumed_is_the_run_that_was_not(
     tmp_path: Path, base: Artifact, corpus: Artifact, killed_at: int
 ) -> None:
-    whole, broken = RecordingStep.at(tmp_path / "whole"), RecordingStep.at(tmp_path / "broken", kill_at=killed_at)
-    PretrainTrainer(OPTIONS).train(whole, base, corpus)
-    with pytest.raises(Killed):
-        PretrainTrainer(OPTIONS).train(broken, base, corpus)
-    resumed = RecordingStep.at(tmp_path / "broken")
-    PretrainTrainer(OPTIONS).train(resumed, base, corpus)
-    assert broken.losses + resumed.losses == whole.losses
-    wanted, found = load_file(whole.output / "model.safetensors"), load_file(resumed.output / "model.safetensors")
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    check_resumes(lambda step: PretrainTrainer(OPTIONS).train(step, base, corpus), tmp_path, kill_at=killed_at)
 
 
 def test_losses_are_those_of_a_plain_loop(tmp_path: Path, base: Artifact) -> None:

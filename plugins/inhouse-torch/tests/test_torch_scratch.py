@@ -12,11 +12,12 @@ import torch
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inhouse.errors import ArtifactError, DataError, RecipeError
 from inhouse.protocols import Artifact
+from inhouse_testing.recording import RecordingStep
+from inhouse_testing.trainers import check_resumes
 from inhouse_torch import Scratch
 from inhouse_torch.bpe import train_tokenizer
 from inhouse_torch.corpus import prepare
@@ -24,7 +25,6 @@ from inhouse_torch.muon import Muon, orthogonal
 from inhouse_torch.scratch import ScratchTask, ScratchTrainer, join, pieces
 from inhouse_torch.shape import by_depth, by_parameters, fresh_model, parse_count
 from inhouse_torch.shards import Shards, ShardWriter
-from support.recording import Killed, RecordingStep
 
 WORDS = [
     "the",
@@ -90,17 +90,7 @@ def test_killed_and_resumed_is_the_run_that_was_not(
     tmp_path: Path, corpus: Artifact, optimizer: Any, killed_at: int
 ) -> None:
     options = evolve(OPTIONS, optimizer=optimizer)
-    whole, broken = RecordingStep.at(tmp_path / "whole"), RecordingStep.at(tmp_path / "broken", kill_at=killed_at)
-    ScratchTrainer(options).train(whole, corpus, None)
-    with pytest.raises(Killed):
-        ScratchTrainer(options).train(broken, corpus, None)
-    resumed = RecordingStep.at(tmp_path / "broken")
-    ScratchTrainer(options).train(resumed, corpus, None)
-    assert broken.losses + resumed.losses == whole.losses
-    wanted, found = load_file(whole.output / "model.safetensors"), load_file(resumed.output / "model.safetensors")
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-    for name in ("tokenizer.json", "loss.png"):
-        assert (whole.output / name).read_bytes() == (resumed.output / name).read_bytes()
+    check_resumes(lambda step: ScratchTrainer(options).train(step, corpus, None), tmp_path, kill_at=killed_at)
 
 
 def test_a_tokenizer_of_another_step_is_taken(tmp_path: Path, corpus: Artifact) -> None:

@@ -1,0 +1,1 @@
+"""What every plugin has to hold, as functions for tests: ``conformance``, ``trainers``, ``recording``."""
