@@ -171,3 +171,42 @@ def test_the_adapter_is_written_the_same_in_every_process(tmp_path: Path) -> Non
         subprocess.run([sys.executable, "-c", script, str(folder)], env=environment, check=True)
         written.append((folder / "adapter_config.json").read_bytes())
     assert len(set(written)) == 1
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_base_is_trained_on_and_the_16_bit_one_merged(
+    tmp_path: Path, base: Path, chats: Path, kind: str
+) -> None:
+    """QLoRA: the adapter learns and resumes exactly; the merge is plain peft's on the 16-bit base."""
+    kinds = ("model/hf", "adapter/peft")
+    options = {"quantized_base": kind, "epochs": 3, "learning_rate": 1e-2}
+    step = check_resumes(lambda step: train(step, base, chats, **options), tmp_path, *kinds, kill_at=7)
+    assert step.heldout[-1][1] < step.heldout[0][1]
+    tuned = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), step.outputs["adapter/peft"]
+    )
+    merged = AutoModelForCausalLM.from_pretrained(step.outputs["model/hf"], dtype=torch.float32)
+    assert not hasattr(merged.config, "quantization_config")
+    ids = torch.arange(5, 25).unsqueeze(0)
+    with torch.no_grad():
+        wanted, found = tuned(ids).logits, merged(ids).logits
+        with tuned.disable_adapter():
+            plain = tuned(ids).logits
+    assert torch.allclose(wanted, found, atol=0.03 * float(wanted.abs().max()))
+    assert float((wanted - plain).abs().max()) > 0.1 * float(wanted.abs().max())
+
+
+def test_a_quantised_base_is_smaller(base: Path) -> None:
+    from inhouse_peft.qlora import load_quantized
+
+    whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    layers = [name for name, each in whole.named_modules() if isinstance(each, torch.nn.Linear) and name != "lm_head"]
+    for kind, most in (("nf4", 0.75), ("int8", 1.1)):
+        small = load_quantized(base, kind, torch.float32)
+        sizes = {
+            name: each.weight.numel() * each.weight.element_size()
+            for name, each in small.named_modules()
+            if name in layers
+        }
+        bits = 8 * sum(sizes.values()) / sum(whole.get_submodule(name).weight.numel() for name in layers)
+        assert bits <= 8 * most, kind

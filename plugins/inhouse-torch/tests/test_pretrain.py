@@ -109,3 +109,13 @@ def test_what_a_user_can_get_wrong(tmp_path: Path, base: Artifact, corpus: Artif
     empty.path.mkdir()
     with pytest.raises(ArtifactError, match="only safetensors are read"):
         PretrainTrainer(OPTIONS).train(RecordingStep.at(tmp_path / "b"), empty, corpus)
+
+
+def test_a_tokenizer_that_does_not_match_is_told(tmp_path: Path, base: Artifact, corpus: Artifact) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base.path)
+    tokenizer.add_tokens(["<one more>"])
+    tokenizer.save_pretrained(base.path)
+    with pytest.raises(
+        ArtifactError, match="does not match the model: it has 258 tokens, the model's embedding 257 rows"
+    ):
+        PretrainTrainer(OPTIONS).train(RecordingStep.at(tmp_path / "a"), base, corpus)

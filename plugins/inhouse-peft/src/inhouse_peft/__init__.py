@@ -37,6 +37,10 @@ class Lora:
         default=False,
         metadata={"help": "learn the length of each weight row apart from its direction (DoRA); slower"},
     )
+    quantized_base: Literal["none", "nf4", "int8"] = field(
+        default="none",
+        metadata={"help": "hold the frozen base in nf4 or int8 (QLoRA, bitsandbytes): less memory, slower"},
+    )
     learning_rate: float = field(
         default=1e-4, validator=validators.gt(0), metadata={"help": "peak learning rate of AdamW"}
     )

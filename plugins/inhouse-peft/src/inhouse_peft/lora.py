@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inhouse.errors import DataError
 from inhouse.protocols import Artifact, Step
-from inhouse_torch.folders import load_model, load_tokenizer, save_model, stored_dtype
+from inhouse_torch.folders import load_model, matching_tokenizer, save_model, stored_dtype
 from inhouse_torch.forward import joined_losses, mean_loss
 from inhouse_torch.loop import Settings, fit
 from inhouse_torch.packing import Sample
@@ -24,6 +24,7 @@ from .adapter import add_adapter, merge, save_adapter
 from .chats import encode
 from .dropout import Dropout
 from .patch import speed_up
+from .qlora import load_quantized, merge_into, missing
 
 
 class LoraTask:
@@ -103,24 +104,30 @@ class LoraTrainer:
     def __init__(self, options: Lora) -> None:
         self.options = options
 
+    def probe(self) -> str | None:
+        """Why it cannot run here."""
+        return missing() if self.options.quantized_base != "none" else None
+
     def train(self, step: Step, *inputs: Any) -> None:
         """Trains, goes on from a checkpoint if there is one, and writes adapter and merged model."""
         base, data = inputs
         options = self.options
         dtype = compute_dtype(options.compute_dtype)
-        model = load_model(base.path, dtype)
+        quantized = options.quantized_base != "none"
+        model = load_quantized(base.path, options.quantized_base, dtype) if quantized else load_model(base.path, dtype)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))
-        train, heldout = self._data(step, base, data, context)
+        tokenizer = matching_tokenizer(base.path, model)
+        train, heldout = self._data(step, tokenizer, data, context)
         tuned = add_adapter(model, options, step.seed)
         task = LoraTask(tuned, train, heldout, options)
         telling(step, lambda tell: fit(task, self._settings(), seed=step.seed, folder=step.checkpoints, tell=tell))
         task.close()
         step.note(train_chats=len(train), heldout_chats=len(heldout), compute_dtype=str(dtype).removeprefix("torch."))
         save_adapter(tuned, step.outputs["adapter/peft"])
-        save_model(merge(tuned), base.path, step.outputs["model/hf"], stored_dtype(base.path))
+        merged = merge_into(base.path, step.outputs["adapter/peft"]) if quantized else merge(tuned)
+        save_model(merged, base.path, step.outputs["model/hf"], stored_dtype(base.path))
 
-    def _data(self, step: Step, base: Artifact, data: Artifact, context: int) -> tuple[list[Sample], list[Sample]]:
-        tokenizer = load_tokenizer(base.path)
+    def _data(self, step: Step, tokenizer: Any, data: Artifact, context: int) -> tuple[list[Sample], list[Sample]]:
         train, cut = read_chats(data.path / "train.jsonl", tokenizer, context)
         heldout, _ = read_chats(data.path / "heldout.jsonl", tokenizer, context)
         if not train:

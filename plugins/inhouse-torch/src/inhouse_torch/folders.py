@@ -53,6 +53,19 @@ def load_tokenizer(folder: Path) -> Any:
         raise ArtifactError(f"no tokenizer that loads: {_first_line(error)}", where=str(folder)) from error
 
 
+def matching_tokenizer(folder: Path, model: Any) -> Any:
+    """The tokenizer in ``folder``. Raises ``ArtifactError`` when it has tokens that ``model`` has no row for."""
+    tokenizer = load_tokenizer(folder)
+    rows, last = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=-1)
+    if last >= rows:
+        raise ArtifactError(
+            f"the tokenizer does not match the model: it has {last + 1} tokens, the model's embedding {rows} rows",
+            where=str(folder),
+            hint="take tokenizer and weights from the same place",
+        )
+    return tokenizer
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """The 16-bit format that the folder's weights are in; bfloat16 for anything wider."""
     from transformers import AutoConfig

@@ -20,7 +20,7 @@ from inhouse.protocols import Artifact, Step
 from . import Pretrain
 from .attention import register
 from .curve import save_curve
-from .folders import load_model, load_tokenizer, save_model, stored_dtype
+from .folders import load_model, matching_tokenizer, save_model, stored_dtype
 from .forward import joined_losses, mean_loss
 from .loop import Settings, fit
 from .optimizers import matrices
@@ -107,7 +107,7 @@ class PretrainTrainer:
         base, corpus = inputs
         options = self.options
         model = load_model(base.path, torch.float32)
-        tokenizer = load_tokenizer(base.path)
+        tokenizer = matching_tokenizer(base.path, model)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))
         train, heldout = split(documents(step, corpus, tokenizer, context), options.heldout, step.seed)
         task = PretrainTask(model, train, heldout, options)
