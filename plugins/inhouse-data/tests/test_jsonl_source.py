@@ -236,7 +236,7 @@ def test_corpus(tmp_path: Path) -> None:
     assert [(row["id"], row["title"], row["path"]) for row in rows] == [
         ("copy", "copy", "copy.txt"),
         ("notes", "Opening hours", "notes.txt"),
-        ("plain", "plain", "plain.md"),
+        ("plain.md", "plain", "plain.md"),
         ("returns", "Returns", "returns.md"),
         ("sub/plain", "plain", "sub/plain.txt"),
     ]
@@ -250,6 +250,36 @@ def test_corpus(tmp_path: Path) -> None:
     assert step.rows("train.jsonl") == []
     (root / "bad.txt").write_bytes(b"fine\nnot \xfe")
     with pytest.raises(DataError, match=r"bad.txt:2: is no UTF-8 \(byte 0xfe\)"):
+        run(tmp_path, name="again", corpus=root)
+
+
+def test_rows_of_a_jsonl_file_are_documents(tmp_path: Path) -> None:
+    root = tmp_path / "texts"
+    root.mkdir()
+    rows: list[Any] = [
+        {"text": "first text", "id": "one", "title": "One"},
+        {"text": "second text", "id": 2},
+        {"text": " first  text "},
+        {"text": "third text"},
+        {"messages": []},
+        {"text": ""},
+    ]
+    write(root / "dump.jsonl", rows)
+    (root / "a.md").write_text("# A\n\nfourth text")
+    step = run(tmp_path, corpus=root)
+    found = [json.loads(line) for line in (step.outputs["text/corpus"] / "corpus.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["title"], row["text"], row["path"]) for row in found] == [
+        ("a", "A", "# A\n\nfourth text", "a.md"),
+        ("one", "One", "first text", "dump.jsonl:1"),
+        ("2", "dump 2", "second text", "dump.jsonl:2"),
+        ("dump-4", "dump 4", "third text", "dump.jsonl:4"),
+    ]
+    assert step.kinds() == {
+        "duplicate": ["dump.jsonl:3"], "no-text": ["dump.jsonl:5"], "empty-text": ["dump.jsonl:6"],
+    }  # fmt: skip
+    assert step.facts["documents"] == 4
+    (root / "dump.jsonl").write_text("{broken\n")
+    with pytest.raises(DataError, match=r"dump.jsonl:1: is no JSON"):
         run(tmp_path, name="again", corpus=root)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -53,7 +55,9 @@ OPTIONS = Pretrain(learning_rate=3e-3, batch_size=4, epochs=4, compute_dtype="fl
 
 def test_it_learns_the_documents_and_tells_what_it_cut(tmp_path: Path, base: Artifact, corpus: Artifact) -> None:
     step = RecordingStep.at(tmp_path / "a")
-    PretrainTrainer(OPTIONS).train(step, base, corpus)
+    PretrainTrainer(evolve(OPTIONS, sample="All bags")).train(step, base, corpus)
+    assert step.notices[-1].startswith("sample after ")
+    assert "steps: All bags" in step.notices[-1]
     assert step.losses[-1][1] < 0.8 * step.losses[0][1]
     assert "cut into pieces" in step.notices[0]
     assert step.facts["heldout_documents"] >= 1
@@ -65,11 +69,12 @@ def test_it_learns_the_documents_and_tells_what_it_cut(tmp_path: Path, base: Art
     assert (step.output / "tokenizer.json").read_bytes() == (base.path / "tokenizer.json").read_bytes()
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 7])
+@pytest.mark.parametrize(("killed_at", "optimizer"), [(1, "adamw"), (4, "muon"), (7, "adamw")])
 def test_killed_and_resumed_is_the_run_that_was_not(
-    tmp_path: Path, base: Artifact, corpus: Artifact, killed_at: int
+    tmp_path: Path, base: Artifact, corpus: Artifact, killed_at: int, optimizer: Any
 ) -> None:
-    check_resumes(lambda step: PretrainTrainer(OPTIONS).train(step, base, corpus), tmp_path, kill_at=killed_at)
+    options = evolve(OPTIONS, optimizer=optimizer)
+    check_resumes(lambda step: PretrainTrainer(options).train(step, base, corpus), tmp_path, kill_at=killed_at)
 
 
 def test_losses_are_those_of_a_plain_loop(tmp_path: Path, base: Artifact) -> None:

@@ -22,7 +22,9 @@ class Options:
         validator=validators.and_(validators.ge(0), validators.lt(1)),
         metadata={"help": "share of the chats that is held out when there is no held-out file"},
     )
-    corpus: Path | None = field(default=None, metadata={"help": "texts: a .txt or .md file, or a folder of them"})
+    corpus: Path | None = field(
+        default=None, metadata={"help": "texts: a .txt, .md or .jsonl file (rows with text), or a folder of them"}
+    )
     system: Path | None = field(
         default=None, metadata={"help": "a text file: the system message of every chat that has none"}
     )
@@ -45,8 +47,9 @@ def inhouse_sources() -> Iterator[SourceSpec]:
     """Declares the source."""
     yield SourceSpec(
         name="jsonl",
-        summary="chats as JSON lines (messages, alpaca, sharegpt) and a folder of text or Markdown",
+        summary="chats as JSON lines (messages, alpaca, sharegpt) and texts (text, Markdown, JSON lines)",
         factory="inhouse_data.source:JsonlSource",
         options=Options,
         produces=("text/chat", "text/corpus"),
+        version=2,
     )

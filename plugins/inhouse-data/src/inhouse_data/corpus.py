@@ -1,50 +1,83 @@
-"""Texts for pre-training and the knowledge base: one document a file, with its title."""
+"""Texts for pre-training and the knowledge base: a file is a document, and so is each row of a .jsonl file."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+
+from attrs import frozen
 
 from inhouse.protocols import Step
 from inhouse_data.check import CONTROL
-from inhouse_data.findings import Findings
-from inhouse_data.read import files, text
+from inhouse_data.findings import Findings, Place
+from inhouse_data.read import files, objects, text
 
 
-def read_corpus(root: Path, findings: Findings, step: Step) -> list[dict[str, str]]:
-    """Rows id, title, text and path of the .txt and .md files, in the order of their paths.
+@frozen
+class _Document:
+    """A text with the place it was read from; ``id`` and ``title`` as its author or its file names it."""
 
-    The id is the file's stem, or its path without suffix where two files share a stem; the title is the
-    first Markdown heading, or the first line of a .txt with a blank line under it, else the stem.
+    place: Place
+    id: str
+    title: str
+    text: str
+
+
+def read_corpus(root: Path, findings: Findings, step: Step) -> Iterator[dict[str, str]]:
+    """Rows id, title, text and path, one at a time, in the order of the files' paths.
+
+    Of .txt and .md files the id is the file's stem, or its path where two files share a stem; the title is
+    the first Markdown heading, or the first line of a .txt with a blank line under it, else the stem. A row
+    of a .jsonl file has its text in ``text``, and its own ``id`` and ``title`` where it gives them.
     """
-    places = files(root, (".md", ".txt"), "texts")
-    stems = Counter(PurePosixPath(place.name).stem for place in places)
-    seen: dict[str, str] = {}
-    rows = []
+    places = files(root, (".md", ".txt", ".jsonl"), "texts")
+    names = _names(places)
+    seen: dict[bytes, str] = {}
     for place in step.track(places, unit="file"):
+        for each in _documents(place, names[place.name], findings):
+            body = each.text.strip()
+            if not body:
+                findings.add("empty-text", each.place, "has no text")
+                continue
+            first = seen.setdefault(_digest(body), each.place.short)
+            if first != each.place.short:
+                findings.add("duplicate", each.place, f"is the same text as {first}")
+                continue
+            if found := CONTROL.search(body):
+                findings.add(
+                    "control-character", each.place, f"holds the control character U+{ord(found[0]):04X}", "kept"
+                )
+            title = each.title or _title(body, PurePosixPath(place.name))
+            yield {"id": each.id, "title": title, "text": body, "path": each.place.short}
+
+
+def _documents(place: Place, name: str, findings: Findings) -> Iterator[_Document]:
+    if not place.name.lower().endswith(".jsonl"):
         body = text(place, findings)
-        if body is None:
+        if body is not None:
+            yield _Document(place, name, "", body)
+        return
+    for here, row in objects(place, findings):
+        body, title = row.get("text"), row.get("title", "")
+        if not isinstance(body, str) or not isinstance(title, str):
+            findings.add("no-text", here, 'has no "text" that is a string')
             continue
-        body = body.strip()
-        if not body:
-            findings.add("empty-text", place, "has no text")
-            continue
-        first = seen.setdefault(" ".join(body.split()), place.name)
-        if first != place.name:
-            findings.add("duplicate", place, f"is the same text as {first}")
-            continue
-        if found := CONTROL.search(body):
-            findings.add("control-character", place, f"holds the control character U+{ord(found[0]):04X}", "kept")
-        path = PurePosixPath(place.name)
-        name = path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix()
-        rows.append({"id": name, "title": _title(body, path), "text": body, "path": place.name})
-    return _with_own_ids(rows)
+        given = row.get("id")
+        own = str(given) if isinstance(given, (str, int)) and not isinstance(given, bool) else f"{name}-{here.line}"
+        yield _Document(here, own, title or f"{PurePosixPath(name).name} {here.line}", body)
+
+
+def _digest(body: str) -> bytes:
+    """Of the words, so that line ends and spaces make no difference; 16 bytes of memory a document."""
+    return hashlib.blake2b(" ".join(body.split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _title(body: str, path: PurePosixPath) -> str:
-    lines = body.split("\n")
+    lines = body.split("\n", 3)
     if path.suffix.lower() == ".md":
-        for line in lines:
+        for line in body.split("\n"):
             if line.startswith("#") and line.lstrip("#").strip():
                 return line.lstrip("#").strip().rstrip("#").strip()
     elif len(lines) > 2 and not lines[1].strip() and len(lines[0]) <= 120:
@@ -52,7 +85,12 @@ def _title(body: str, path: PurePosixPath) -> str:
     return path.stem
 
 
-def _with_own_ids(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """``a.md`` beside ``a.txt`` still share an id: those go by their whole path."""
-    times = Counter(row["id"] for row in rows)
-    return [row if times[row["id"]] == 1 else {**row, "id": row["path"]} for row in rows]
+def _names(places: Sequence[Place]) -> Mapping[str, str]:
+    """File name -> id: its stem, its path without suffix where stems are shared, its whole path where those are."""
+    paths = {place.name: PurePosixPath(place.name) for place in places}
+    stems = Counter(path.stem for path in paths.values())
+    short = {
+        name: path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix() for name, path in paths.items()
+    }
+    times = Counter(short.values())
+    return {name: each if times[each] == 1 else name for name, each in short.items()}

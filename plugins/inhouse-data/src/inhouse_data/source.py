@@ -30,7 +30,7 @@ class JsonlSource:
         return {"bytes": sum(_size(path) for path in given if path is not None)}
 
     def produce(self, step: Step) -> None:
-        """Reads and checks everything before it writes anything.
+        """Reads and checks everything; the texts are streamed, a corpus may be larger than memory.
 
         Raises ``DataError`` with file and line for what cannot be read, ``RecipeError`` when there is
         nothing to read. The same input gives the same bytes.
@@ -43,7 +43,8 @@ class JsonlSource:
                 hint='chat = "train.jsonl" or corpus = "knowledge" under it',
             )
         train, heldout = self._chats(step, findings)
-        documents = read_corpus(options.corpus, findings, step) if options.corpus else []
+        corpus = read_corpus(options.corpus, findings, step) if options.corpus else ()
+        documents = _write_rows(step.outputs["text/corpus"] / "corpus.jsonl", corpus)
         findings.stop_on_errors()
         if options.chat and not train:
             raise DataError("no chat is left to learn from" + _because(findings), where=str(options.chat))
@@ -52,14 +53,13 @@ class JsonlSource:
         chats = step.outputs["text/chat"]
         _write_rows(chats / "train.jsonl", (chat.row() for chat in train))
         _write_rows(chats / "heldout.jsonl", (chat.row() for chat in heldout))
-        _write(chats / "findings.json", json.dumps(findings.as_json(), ensure_ascii=False, indent=1) + "\n")
-        _write_rows(step.outputs["text/corpus"] / "corpus.jsonl", documents)
+        _write(chats / "findings.json", [json.dumps(findings.as_json(), ensure_ascii=False, indent=1) + "\n"])
         for line in findings.summaries():
             step.notice(line, level="warning")
         step.note(
             train_rows=len(train),
             heldout_rows=len(heldout),
-            documents=len(documents),
+            documents=documents,
             findings=dict(sorted(findings.counts.items())),
             missing=[name for name, given in (("chat", options.chat), ("corpus", options.corpus)) if not given],
         )
@@ -95,13 +95,16 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    return _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _write(path: Path, content: str) -> None:
-    """UTF-8 with ``\\n`` on every system, on the disk when it returns."""
+def _write(path: Path, pieces: Iterable[str]) -> int:
+    """UTF-8 with ``\\n`` on every system, on the disk when it returns; how many pieces it were."""
+    count = 0
     with path.open("wb") as file:
-        file.write(content.encode("utf-8"))
+        for count, piece in enumerate(pieces, 1):  # noqa: B007  counted as it goes
+            file.write(piece.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
+    return count

@@ -14,8 +14,9 @@ from inhouse import Input, TrainerSpec, hookimpl
 class Pretrain:
     """Options of the trainer `pretrain`."""
 
-    learning_rate: float = field(
-        default=2e-5, validator=validators.gt(0), metadata={"help": "peak learning rate of AdamW"}
+    learning_rate: float = field(default=2e-5, validator=validators.gt(0), metadata={"help": "peak learning rate"})
+    optimizer: Literal["adamw", "muon"] = field(
+        default="adamw", metadata={"help": "adamw, or muon for the layers' matrices with AdamW for the rest"}
     )
     batch_size: int = field(default=8, validator=validators.ge(1), metadata={"help": "documents in a step"})
     epochs: int = field(default=1, validator=validators.ge(1), metadata={"help": "passes over the corpus"})
@@ -38,6 +39,10 @@ class Pretrain:
         default=0.1,
         validator=[validators.ge(0), validators.lt(1)],
         metadata={"help": "share of the documents kept for the held-out loss"},
+    )
+    sample: str = field(
+        default="",
+        metadata={"help": "beginning of a text that the model goes on with at each held-out loss", "counts": False},
     )
     micro_batch_tokens: int = field(
         default=4096,

@@ -27,6 +27,7 @@ from .optimizers import matrices
 from .packing import Sample
 from .precision import compute_dtype
 from .report import telling
+from .sampling import showing
 
 
 class PretrainTask:
@@ -115,13 +116,18 @@ class PretrainTrainer:
             learning_rate=options.learning_rate,
             batch_size=options.batch_size,
             epochs=options.epochs,
+            optimizer=options.optimizer,
             warmup=options.warmup,
             decay=options.decay,
             weight_decay=options.weight_decay,
             clip=options.clip,
             checkpoint_seconds=options.checkpoint_seconds,
         )
-        progress = telling(step, lambda tell: fit(task, settings, seed=step.seed, folder=step.checkpoints, tell=tell))
+        progress = telling(
+            step,
+            lambda tell: fit(task, settings, seed=step.seed, folder=step.checkpoints, tell=tell),
+            showing(step, model, tokenizer, options.sample) if options.sample else None,
+        )
         step.note(train_documents=len(train), heldout_documents=len(heldout))
         model.set_attn_implementation("sdpa")
         save_model(model, base.path, step.output, stored_dtype(base.path))

@@ -11,8 +11,10 @@ from .allocator import freed_memory_kept
 from .loop import Moment, Progress
 
 
-def telling(step: Step, fit: Callable[[Callable[[Moment], None]], Progress]) -> Progress:
-    """Runs ``fit`` with a listener that publishes progress, loss, learning rate and held-out loss.
+def telling(
+    step: Step, fit: Callable[[Callable[[Moment], None]], Progress], also: Callable[[Moment], None] | None = None
+) -> Progress:
+    """Runs ``fit`` with a listener that publishes progress, loss, learning rate and held-out loss, and ``also``.
 
     Notes with the artifact: ``steps``, ``final_loss``, ``best_heldout_loss``, ``best_step``,
     ``heldout_losses``, ``stopped_early`` and ``train_seconds`` (of this process; less after a resume).
@@ -26,6 +28,8 @@ def telling(step: Step, fit: Callable[[Callable[[Moment], None]], Progress]) -> 
             step.metric("heldout_loss", moment.heldout, at=moment.step)
         note = f"loss {moment.loss:.3f}" + (f", held out {moment.heldout:.3f}" if moment.heldout is not None else "")
         step.progress(moment.step, moment.total, unit="step", note=note)
+        if also is not None:
+            also(moment)
 
     with freed_memory_kept():
         progress = fit(tell)

@@ -22,11 +22,12 @@ from .bpe import end_of_text
 from .corpus import Tokens, prepare
 from .curve import save_curve
 from .forward import joined_loss
-from .loop import Moment, Progress, Settings, fit
+from .loop import Settings, fit
 from .optimizers import matrices
 from .packing import Packed, Segments
 from .precision import compute_dtype
 from .report import telling
+from .sampling import showing
 from .shape import Shape, by_depth, by_parameters, fresh_model, parse_count
 from .shards import Shards
 
@@ -34,7 +35,6 @@ SHORTEST = 32
 """Tokens of the shortest sequence that growing begins with."""
 HELDOUT_WINDOWS = 256
 """Most windows that the held-out loss is measured on."""
-_SAMPLE_TOKENS = 40
 
 
 class ScratchTask:
@@ -145,21 +145,16 @@ class ScratchTrainer:
         torch.manual_seed(step.seed)
         model = _model(shape, tokens.tokenizer)
         task = ScratchTask(model, tokens, options)
-        progress = telling(step, lambda tell: self._fit(step, task, tokens, model, tell))
+        progress = telling(
+            step,
+            lambda tell: fit(task, self._settings(), seed=step.seed, folder=step.checkpoints, tell=tell),
+            showing(step, model, tokens.tokenizer, options.sample),
+        )
         step.note(parameters=shape.parameters, layers=shape.layers, width=shape.width, tokens=tokens.train.count)
         model.set_attn_implementation("sdpa")
         model.to(torch.bfloat16).save_pretrained(step.output)
         tokens.tokenizer.save_pretrained(step.output)
         save_curve(progress, step.output / "loss.png")
-
-    def _fit(self, step: Step, task: ScratchTask, tokens: Tokens, model: Any, tell: Any) -> Progress:
-        def told(moment: Moment) -> None:
-            tell(moment)
-            if moment.heldout is not None:
-                text = sample(model, tokens.tokenizer, self.options.sample)
-                step.notice(f"sample after {moment.step} of {moment.total} steps: {text}")
-
-        return fit(task, self._settings(), seed=step.seed, folder=step.checkpoints, tell=told)
 
     def _shape(self, vocabulary: int) -> Shape:
         options = self.options
@@ -198,21 +193,3 @@ def _model(shape: Shape, tokenizer: Any) -> Any:
     ends = {*end_of_text(tokenizer), tokenizer.eos_token_id} - {None}
     model.generation_config.eos_token_id = sorted(ends)
     return model
-
-
-def sample(model: Any, tokenizer: Any, prompt: str) -> str:
-    """A short text that the model writes after ``prompt`` (after the end of a text, where there is none)."""
-    model.set_attn_implementation("sdpa")
-    model.eval()
-    ids = torch.tensor([[*end_of_text(tokenizer), *tokenizer(prompt, add_special_tokens=False)["input_ids"]]])
-    made = model.generate(
-        ids.to(model.device),
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=min(_SAMPLE_TOKENS, model.config.max_position_embeddings - ids.shape[1]),
-        do_sample=True,
-        temperature=0.8,
-        top_k=50,
-    )
-    model.train()
-    model.set_attn_implementation(register())
-    return prompt + " ".join(str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)).split())
