@@ -229,3 +229,16 @@ class Store:
         sync_folder(final.parent)
         shutil.rmtree(work, ignore_errors=True)
         return manifest
+
+    def remove(self, key: str) -> None:
+        """Takes a step's products and whatever is left of its work off the disk; waits while a run is at it.
+
+        Raises ``ArtifactError`` for what is no fingerprint.
+        """
+        if not key.isalnum():
+            raise ArtifactError(f"{key!r} is no fingerprint", where=str(self.home))
+        with self.lock(key):
+            folder = self.home / "artifacts" / key
+            (folder / MANIFEST).unlink(missing_ok=True)  # first: killed here, it is no artifact any more
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self.home / "work" / key, ignore_errors=True)

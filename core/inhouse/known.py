@@ -10,8 +10,10 @@ FIRST_PARTY: Mapping[tuple[str, str], str] = {
     ("source", "hub"): "inhouse-smollm2",
     ("source", "jsonl"): "inhouse-data",
     ("trainer", "pretrain"): "inhouse-torch",
+    ("trainer", "scratch"): "inhouse-torch",
     ("trainer", "lora"): "inhouse-peft",
     ("quantizer", "gguf"): "inhouse-gguf",
+    ("quantizer", "gguf-adapter"): "inhouse-gguf",
     ("quantizer", "bitsandbytes"): "inhouse-bitsandbytes",
     ("runtime", "llamacpp"): "inhouse-llamacpp",
     ("runtime", "transformers"): "inhouse-transformers",
@@ -26,6 +28,7 @@ FIRST_PARTY: Mapping[tuple[str, str], str] = {
     ("packager", "folder"): "inhouse-bundle",
     ("command", "ask"): "inhouse-answer",
     ("command", "chat"): "inhouse-answer",
+    ("command", "tune"): "inhouse-tune",
     **{
         ("command", name): "inhouse-commands"
         for name in ("init", "report", "step", "config", "artifacts", "events", "doctor")

@@ -143,6 +143,40 @@ def test_waiting_for_the_lock_can_be_given_up(store: Store) -> None:
         pass
 
 
+def test_what_is_removed_is_gone_and_the_rest_stays(store: Store) -> None:
+    make(store)
+    other = make(store, "o" * 64)
+    _, checkpoints = store.begin(KEY, ["model/gguf"])
+    (checkpoints / "state").write_text("1")
+    store.remove(KEY)
+    assert store.find(KEY) is None
+    assert not store.resumable(KEY)
+    assert [each.name for each in (store.home / "artifacts").iterdir()] == ["o" * 64]
+    assert list((store.home / "work").iterdir()) == []
+    assert store.verify(other) == []
+    store.remove(KEY)  # nothing there: nothing to do
+    assert store.verify(make(store)) == []
+
+
+def test_removing_waits_for_the_run_that_is_at_it(store: Store) -> None:
+    make(store)
+    thread = threading.Thread(target=Store(store.home).remove, args=(KEY,))
+    with store.lock(KEY):
+        thread.start()
+        thread.join(0.3)
+        assert store.find(KEY) is not None
+    thread.join()
+    assert store.find(KEY) is None
+
+
+@pytest.mark.parametrize("key", ["", ".", "..", "../artifacts", "a/b"])
+def test_only_a_fingerprint_is_removed(store: Store, key: str) -> None:
+    manifest = make(store)
+    with pytest.raises(ArtifactError, match="is no fingerprint"):
+        store.remove(key)
+    assert store.all() == [manifest]
+
+
 CHILD = """
 import sys
 from pathlib import Path

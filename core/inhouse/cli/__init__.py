@@ -19,6 +19,7 @@ COMMANDS = {
     "init": "Write a recipe to start from.",
     "run": "Run a recipe; finished steps are not run again.",
     "plan": "Show what would run, what is cached, and what it needs.",
+    "tune": "Search for the setting with the lowest held-out loss.",
     "report": "Show what the last run made and measured.",
     "ask": "Ask a bundle one question.",
     "chat": "Talk with a bundle.",

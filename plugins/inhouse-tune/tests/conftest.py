@@ -1,0 +1,3 @@
+"""The fixtures of fakes."""
+
+from support.fixtures import done, target  # noqa: F401
