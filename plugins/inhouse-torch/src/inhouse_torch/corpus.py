@@ -85,7 +85,7 @@ def _write(step: Step, path: Path, tokenizer: Any, folder: Path, *, count: int, 
         ShardWriter(folder / "heldout", len(tokenizer)) as heldout,
     ):
         for batch in _batches(step.track(texts(path), total=count, unit="document")):
-            for tokens in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+            for tokens in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
                 ids = tokens + end
                 if count < MANY:
                     cut = len(ids) - int(share * len(ids))

@@ -74,7 +74,7 @@ def documents(step: Step, corpus: Artifact, tokenizer: Any, context: int) -> lis
         for line in lines:
             row = json.loads(line)
             text = f"{row['title']}\n{row['text']}" if row.get("title") else row["text"]
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"] + end
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] + end
             pieces = [ids[start : start + context] for start in range(0, len(ids), context)]
             cut += len(pieces) > 1
             samples = [Sample(tuple(p), (True,) * len(p), str(row["id"])) for p in pieces if len(p) > 1]

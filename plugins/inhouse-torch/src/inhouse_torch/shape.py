@@ -77,7 +77,9 @@ def fresh_model(shape: Shape, *, bos: int | None, eos: int | None, pad: int | No
     What a layer adds to its input begins smaller the more layers there are (Radford et al. 2019, GPT-2).
     """
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress is told through the step
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=shape.vocabulary,
