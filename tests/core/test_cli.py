@@ -256,6 +256,17 @@ def test_a_third_party_brings_a_command(tmp_path: Path, name: str, code: int, sa
         assert (made.returncode, made.stdout) == (0, "uploaded\n"), made.stderr
 
 
+def test_of_two_plugins_with_one_command_the_name_says_which(tmp_path: Path) -> None:
+    for name in ("acme", "bolt"):
+        text = ACME.format(name="upload", more="").replace('"uploaded"', f'"to {name}"')
+        write_distribution(
+            tmp_path / "site", name, {name: f"{name}_upload"}, {f"{name}_upload": text.replace("acme_", f"{name}_")}
+        )
+    clear(inhouse(["upload"], cwd=tmp_path, target=tmp_path / "site"), 2, "command 'upload' comes from several plugins")
+    made = inhouse(["bolt:upload"], cwd=tmp_path, target=tmp_path / "site")
+    assert (made.returncode, made.stdout) == (0, "to bolt\n"), made.stderr
+
+
 def test_a_first_party_command_that_is_not_installed_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,8 @@ class LazyGroup(click.Group):
         from inhouse.errors import PluginError
 
         registry = open_kernel(None).registry
-        if cmd_name not in COMMANDS and not any(each.spec.name == cmd_name for each in registry.all("command")):
+        name = cmd_name.rpartition(":")[2]  # of two plugins with one command: distribution:name
+        if name not in COMMANDS and not any(each.spec.name == name for each in registry.all("command")):
             return None
         backend = registry.get("command", cmd_name)
         made: Any = backend.load()
