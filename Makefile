@@ -1,4 +1,4 @@
-.PHONY: demo test setup lint types format bench-kernel clean
+.PHONY: demo test setup lint types format bench-kernel bench-train clean
 BIN := .venv/bin
 RECIPE := contrib/recipes/service-desk/recipe.toml
 QUESTION := "Could you tell me whether order 65731 is on its way, please?"
@@ -32,5 +32,9 @@ format: setup
 bench-kernel: setup
 	@$(BIN)/python tests/bench/kernel.py
 
+bench-train: setup  ## ARGS="--only lora --repeats 5"
+	@contrib/dev/bench.sh
+	@$(BIN)/python tests/bench/train.py $(ARGS)
+
 clean:
-	rm -rf .venv .wheelhouse .inhouse build
+	rm -rf .venv .venv-bench .wheelhouse .inhouse build

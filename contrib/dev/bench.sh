@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Sets up .venv-bench: what the training benchmark compares with (trl and what it needs). Run after setup.sh.
+# Does nothing when nothing changed since the last time.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+VENV=.venv-bench
+LOG=build/setup-bench.log
+PINS=contrib/dev/bench-constraints.txt
+
+die() { printf '\nbench: %s\n' "$1" >&2; exit 1; }
+
+# Runs a command with its output in the log, and says every few seconds that it is still at it.
+run() {
+    local label=$1 started=$SECONDS; shift
+    printf '  %s ...\n' "$label"
+    "$@" >>"$LOG" 2>&1 &
+    local job=$!
+    while kill -0 "$job" 2>/dev/null; do
+        sleep 1
+        if (( (SECONDS - started) % 15 == 14 )); then printf '    %ds: %s\n' $((SECONDS - started)) "$(tail -n 1 "$LOG" | cut -c1-90)"; fi
+    done
+    wait "$job" || { tail -n 30 "$LOG" >&2; die "$label failed; the whole log is in $LOG"; }
+    printf '    done in %ds\n' $((SECONDS - started))
+}
+
+stamp() { { cat "$PINS" contrib/dev/bench.sh; .venv/bin/python --version; } | cksum | tr ' ' '-'; }
+
+[ -x .venv/bin/python ] || die "the project's own environment is missing: run contrib/dev/setup.sh first"
+MARK="$VENV/.bench-$(stamp)"
+[ -e "$MARK" ] && exit 0
+
+mkdir -p build; : >"$LOG"
+echo "Setting up $VENV (about a minute; log: $LOG)"
+rm -rf "$VENV"
+run "virtual environment" .venv/bin/python -m venv --without-pip "$VENV"
+# One line in a .pth puts the packages of .venv behind those of .venv-bench: peers run on the very same torch,
+# transformers and peft, at no cost of disk. The .pth files of .venv are not followed, so peers see nothing of ours.
+"$VENV/bin/python" - <<'PYTHON'
+import os, sysconfig
+site = sysconfig.get_path("purelib")
+with open(os.path.join(site, "behind.pth"), "w") as file:
+    print(os.path.relpath(site.replace(".venv-bench", ".venv"), site), file=file)
+PYTHON
+# Every package that is to come is pinned, so nothing of .venv is looked at, replaced or removed.
+run "packages (trl, datasets and so on)" .venv/bin/python -m pip --disable-pip-version-check \
+    --python "$VENV/bin/python" install --no-deps --requirement "$PINS"
+run "check that they fit together" "$VENV/bin/python" -c 'from datasets import Dataset; from trl import SFTConfig, SFTTrainer'
+touch "$MARK"
+echo "Set up."

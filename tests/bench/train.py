@@ -1,0 +1,72 @@
+"""How fast training is: ``python tests/bench/train.py``, or ``make bench-train``.
+
+Every measurement is a process of its own, ours and the peers' in turns, so that a busy machine slows all of
+them. Before anything is measured both sides have to compute the same. Peers run in .venv-bench
+(contrib/dev/bench.sh). A row's figure is the median over the repeats; a ratio is the median of the ratios
+within each repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from importlib import import_module
+
+from attrs import asdict
+from training import GROUPS
+from training.measure import FOLDER, PEERS, ROOT, BenchError, Group, Row, Settings
+
+WARMUP = 3
+PEER_SECONDS, QUICK_SECONDS = 240.0, 90.0
+"""Most seconds of one peer process: a peer that is slow on this machine trains fewer steps."""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=GROUPS, help="one group of works")
+    parser.add_argument("--repeats", type=int, default=5, help="turns (default 5)")
+    parser.add_argument("--steps", type=int, help="timed optimizer steps of each process (default: the group's)")
+    parser.add_argument("--quick", action="store_true", help="one turn of few steps: whether it works, not how fast")
+    parser.add_argument("--profile", action="store_true", help="at the end, where our time goes by operator")
+    asked = parser.parse_args()
+    if asked.repeats < 1 or (asked.steps is not None and asked.steps < 1):
+        parser.error("--repeats and --steps have to be at least 1")
+    return asked
+
+
+def table(rows: list[Row]) -> None:
+    """Prints the rows."""
+    print(f"\n{'work':53}{'against':23}{'ours':>13}{'peer':>9}{'ratio':>8}  {'goal':14} met")
+    for row in rows:
+        ours, met = f"{row.ours:.0f} {row.unit}", "yes" if row.met else "NO"
+        print(f"{row.work:53}{row.against:23}{ours:>13}{row.peer:>9.0f}{row.ratio:>8.3f}  {row.goal:14} {met}")
+
+
+def main() -> None:
+    """Measures, prints the table and writes it to ``build/bench/train.json`` (``train-quick.json``)."""
+    asked = arguments()
+    if not PEERS.exists():
+        sys.exit("the peers' environment is missing: run contrib/dev/bench.sh, or make bench-train")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    print(f"Python {platform.python_version()}, {platform.processor() or platform.machine()}")
+    for name in GROUPS if asked.only is None else (asked.only,):
+        group: Group = import_module(f"training.{name}").GROUP
+        steps = asked.steps or (group.quick_steps if asked.quick else group.steps)
+        repeats, seconds = (1, QUICK_SECONDS) if asked.quick else (asked.repeats, PEER_SECONDS)
+        print(f"{name}: {repeats} times {steps} steps after {WARMUP} that are not timed", flush=True)
+        try:
+            rows += group.rows(Settings(repeats, steps, WARMUP, seconds, asked.profile))
+        except BenchError as error:
+            sys.exit(f"error: {error}")
+    table(rows)
+    target = FOLDER / ("train-quick.json" if asked.quick else "train.json")
+    target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    print(f"written: {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
