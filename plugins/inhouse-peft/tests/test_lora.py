@@ -18,6 +18,7 @@ from inhouse.errors import DataError, RecipeError, StepError
 from inhouse.protocols import Artifact
 from inhouse_peft import Lora
 from inhouse_peft.lora import LoraTrainer
+from inhouse_testing.recording import RecordingStep
 from inhouse_testing.trainers import check_resumes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's use of it
@@ -181,6 +182,10 @@ def test_a_quantised_base_is_trained_on_and_the_16_bit_one_merged(
     kinds = ("model/hf", "adapter/peft")
     options = {"quantized_base": kind, "epochs": 3, "learning_rate": 1e-2}
     step = check_resumes(lambda step: train(step, base, chats, **options), tmp_path, *kinds, kill_at=7)
+    exact = RecordingStep.at(tmp_path / "exact", *kinds)
+    train(exact, base, chats, **{**options, "quantized_base": "none", "epochs": 1})
+    assert step.losses[0][1] != exact.losses[0][1]  # of the rounded base, and not far from it
+    assert step.losses[0][1] == pytest.approx(exact.losses[0][1], rel=0.05)
     assert step.heldout[-1][1] < step.heldout[0][1]
     tuned = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), step.outputs["adapter/peft"]
@@ -210,3 +215,11 @@ def test_a_quantised_base_is_smaller(base: Path) -> None:
         }
         bits = 8 * sum(sizes.values()) / sum(whole.get_submodule(name).weight.numel() for name in layers)
         assert bits <= 8 * most, kind
+
+
+def test_a_quantised_base_without_the_library_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert LoraTrainer(Lora(quantized_base="nf4")).probe() == (
+        "a quantised base needs bitsandbytes: pip install 'inhouse-peft[qlora]'"
+    )
+    assert LoraTrainer(Lora()).probe() is None

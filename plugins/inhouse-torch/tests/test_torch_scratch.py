@@ -22,6 +22,7 @@ from inhouse_torch import Scratch
 from inhouse_torch.bpe import train_tokenizer
 from inhouse_torch.corpus import prepare
 from inhouse_torch.muon import Muon, orthogonal
+from inhouse_torch.optimizers import Optimizers, matrices
 from inhouse_torch.scratch import ScratchTask, ScratchTrainer, join, pieces
 from inhouse_torch.shape import by_depth, by_parameters, fresh_model, parse_count
 from inhouse_torch.shards import Shards, ShardWriter
@@ -178,6 +179,61 @@ def test_every_epoch_reads_every_window_and_cuts_elsewhere(tmp_path: Path, corpu
         places.append(task.name(0))
         list(task.losses([task.count - 1]))  # the last window ends inside the corpus
     assert len(set(places)) > 1
+
+
+def test_growing_sequences_are_what_is_trained_on(
+    tmp_path: Path, corpus: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inhouse_torch import scratch
+
+    tokens = prepare(RecordingStep.at(tmp_path / "a"), corpus, None, vocabulary=320, context=64, heldout=0.0)
+    model = fresh_model(by_depth(1, vocabulary=320, context=64), bos=1, eos=2, pad=0)
+    task = ScratchTask(model, tokens, evolve(OPTIONS, context=64, grow_context=0.5))
+    lengths: list[set[int]] = []
+    whole = scratch.joined_loss
+    monkeypatch.setattr(
+        scratch, "joined_loss", lambda m, packed: lengths.append(set(packed.segments.lengths)) or whole(m, packed)
+    )
+    for step in (0, task.steps * OPTIONS.epochs - 1):
+        task.begin(3, step)
+        list(task.losses([0, 1]))
+    assert lengths == [{32}, {64}]
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_nothing_else() -> None:
+    model = fresh_model(by_depth(1, vocabulary=320, context=64), bos=1, eos=2, pad=0)
+    parameters = dict(model.named_parameters())
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    kept = {}
+    for name in ("muon", "adamw"):
+        made = Optimizers(parameters, name=name, matrices=matrices(model), weight_decay=0.0)  # type: ignore[arg-type]
+        made.step(1e-3)
+        kept[name] = {key.partition(".")[2] for key in made.state() if key.startswith("momentum_buffer.")}
+        for parameter in parameters.values():
+            parameter.grad = torch.ones_like(parameter)
+    assert kept["adamw"] == set()
+    assert kept["muon"] == {f"model.layers.0.{name}.weight" for name in (
+        *(f"self_attn.{letter}_proj" for letter in "qkvo"), *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+    )}  # fmt: skip
+
+
+def test_products_in_bfloat16_give_nearly_the_same_losses(tmp_path: Path, corpus: Artifact) -> None:
+    steps = {}
+    for dtype in ("float32", "bfloat16"):
+        steps[dtype] = RecordingStep.at(tmp_path / dtype)
+        ScratchTrainer(evolve(OPTIONS, compute_dtype=dtype, epochs=1)).train(steps[dtype], corpus, None)
+    exact, rough = ([loss for _, loss in steps[dtype].losses] for dtype in ("float32", "bfloat16"))
+    assert rough == pytest.approx(exact, rel=2e-2)
+    assert rough != exact
+
+
+@pytest.mark.parametrize("prompt", ["", "the blue bag " * 60])
+def test_a_sample_of_any_prompt_fits_the_context(tmp_path: Path, corpus: Artifact, prompt: str) -> None:
+    step = RecordingStep.at(tmp_path / "a")
+    ScratchTrainer(evolve(OPTIONS, sample=prompt, epochs=1)).train(step, corpus, None)
+    assert prompt in step.notices[-1]
+    assert len(step.notices[-1]) > len("sample after 9 of 9 steps: ") + len(prompt)
 
 
 def test_sequences_grow() -> None:

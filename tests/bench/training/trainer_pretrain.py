@@ -6,9 +6,10 @@ import tempfile
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from training.child import Clock, answer, job, versions
+from training.ticking import Ticking
 from training.windows import batches
 
 
@@ -35,16 +36,6 @@ class InOrder(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.losses.append(loss.item())
         return loss
-
-
-class Ticking(TrainerCallback):
-    """Tells the clock of each step."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.clock.step_done(state.global_step)
 
 
 def main() -> None:

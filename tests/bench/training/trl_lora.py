@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from training.child import Clock, answer, job, versions
+from training.ticking import Ticking
 
 
 class Counting(SFTTrainer):
@@ -29,21 +29,6 @@ class Counting(SFTTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.losses.append(loss.item())
         return loss
-
-
-class Ticking(TrainerCallback):
-    """Tells the clock of each step."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Model and data are loaded."""
-        self.clock.begin()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """After the optimizer's step."""
-        self.clock.step_done(state.global_step)
 
 
 def main() -> None:

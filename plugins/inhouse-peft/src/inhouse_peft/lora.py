@@ -120,7 +120,7 @@ class LoraTrainer:
         train, heldout = self._data(step, tokenizer, data, context)
         tuned = add_adapter(model, options, step.seed)
         task = LoraTask(tuned, train, heldout, options)
-        telling(step, lambda tell: fit(task, self._settings(), seed=step.seed, folder=step.checkpoints, tell=tell))
+        telling(step, lambda tell: fit(task, Settings.of(options), seed=step.seed, folder=step.checkpoints, tell=tell))
         task.close()
         step.note(train_chats=len(train), heldout_chats=len(heldout), compute_dtype=str(dtype).removeprefix("torch."))
         save_adapter(tuned, step.outputs["adapter/peft"])
@@ -136,18 +136,3 @@ class LoraTrainer:
             step.notice(f"{cut} of {len(train)} chats are longer than {context} tokens and were cut at a turn border")
             step.note(cut_chats=cut)
         return (train, heldout) if heldout else split_off(train, self.options.heldout, step.seed)
-
-    def _settings(self) -> Settings:
-        options = self.options
-        return Settings(
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            epochs=options.epochs,
-            warmup=options.warmup,
-            decay=options.decay,
-            weight_decay=options.weight_decay,
-            clip=options.clip,
-            evaluations=options.evaluations,
-            patience=options.patience,
-            checkpoint_seconds=options.checkpoint_seconds,
-        )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, field, fields, frozen
 from torch import Tensor, nn
 
 from inhouse.errors import StepError
@@ -41,6 +41,12 @@ class Settings:
     evaluations: int = 1
     patience: int = 0
     checkpoint_seconds: float = 60.0
+
+    @classmethod
+    def of(cls, options: Any, **more: Any) -> "Settings":
+        """What a trainer's options say under the same names; ``more`` is laid over it."""
+        named = {each.name: getattr(options, each.name) for each in fields(cls) if hasattr(options, each.name)}
+        return cls(**{**named, **more})
 
 
 class Task(Protocol):

@@ -112,17 +112,7 @@ class PretrainTrainer:
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))
         train, heldout = split(documents(step, corpus, tokenizer, context), options.heldout, step.seed)
         task = PretrainTask(model, train, heldout, options)
-        settings = Settings(
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            epochs=options.epochs,
-            optimizer=options.optimizer,
-            warmup=options.warmup,
-            decay=options.decay,
-            weight_decay=options.weight_decay,
-            clip=options.clip,
-            checkpoint_seconds=options.checkpoint_seconds,
-        )
+        settings = Settings.of(options)
         progress = telling(
             step,
             lambda tell: fit(task, settings, seed=step.seed, folder=step.checkpoints, tell=tell),

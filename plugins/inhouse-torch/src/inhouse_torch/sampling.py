@@ -28,14 +28,19 @@ def showing(step: Step, model: Any, tokenizer: Any, prompt: str) -> Callable[[Mo
 
 
 def sample(model: Any, tokenizer: Any, prompt: str) -> str:
-    """A short text that the model writes after ``prompt`` (after the end of a text, where there is none)."""
+    """A short text that the model writes after ``prompt`` (after the end of a text, where there is none).
+
+    Of a prompt longer than half the model's context the end is what it sees.
+    """
     model.set_attn_implementation("sdpa")
     model.eval()
-    ids = torch.tensor([[*end_of_text(tokenizer), *tokenizer(prompt, add_special_tokens=False)["input_ids"]]])
+    context = model.config.max_position_embeddings
+    begin = [*end_of_text(tokenizer), *tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]]
+    ids = torch.tensor([(begin or [0])[-(context // 2) :]], device=model.device)  # generate takes no empty prompt
     made = model.generate(
-        ids.to(model.device),
+        ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=min(TOKENS, model.config.max_position_embeddings - ids.shape[1]),
+        max_new_tokens=min(TOKENS, context - ids.shape[1]),
         do_sample=True,
         temperature=0.8,
         top_k=50,

@@ -145,9 +145,10 @@ class ScratchTrainer:
         torch.manual_seed(step.seed)
         model = _model(shape, tokens.tokenizer)
         task = ScratchTask(model, tokens, options)
+        settings = Settings.of(options, betas=(0.9, 0.95))
         progress = telling(
             step,
-            lambda tell: fit(task, self._settings(), seed=step.seed, folder=step.checkpoints, tell=tell),
+            lambda tell: fit(task, settings, seed=step.seed, folder=step.checkpoints, tell=tell),
             showing(step, model, tokens.tokenizer, options.sample),
         )
         step.note(parameters=shape.parameters, layers=shape.layers, width=shape.width, tokens=tokens.train.count)
@@ -170,22 +171,6 @@ class ScratchTrainer:
         )
         if shape.vocabulary < self.options.vocabulary:
             step.notice(f"the corpus gives a vocabulary of {shape.vocabulary} only, not {self.options.vocabulary}")
-
-    def _settings(self) -> Settings:
-        options = self.options
-        return Settings(
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            epochs=options.epochs,
-            optimizer=options.optimizer,
-            betas=(0.9, 0.95),
-            warmup=options.warmup,
-            decay=options.decay,
-            weight_decay=options.weight_decay,
-            clip=options.clip,
-            evaluations=options.evaluations,
-            checkpoint_seconds=options.checkpoint_seconds,
-        )
 
 
 def _model(shape: Shape, tokenizer: Any) -> Any:
