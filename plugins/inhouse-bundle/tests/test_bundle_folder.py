@@ -97,6 +97,8 @@ def test_modelfile_and_card(bundle: Path) -> None:
     assert 'PARAMETER stop "<|im_end|>"\nPARAMETER num_ctx 512\n' in text
     assert 'SYSTEM """You are "the desk".\nUse shelf or second."""' in text
     card = (bundle / "README.md").read_text()
+    (needed,) = [line for line in card.splitlines() if "pip install inhouse " in line]
+    assert "inhouse-answer" in needed.split()  # what opens it
     assert """inhouse ask --bundle . 'Where'"'"'s order 48213?'""" in card
     assert "ollama create shop -f Modelfile" in card
     assert "q4_k_m, 6.25 bits per weight | 61 of 80 | 66 % to 85 %" in card
