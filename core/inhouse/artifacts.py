@@ -23,7 +23,7 @@ from attrs import evolve, field, frozen
 
 from inhouse import codec
 from inhouse.errors import ArtifactError
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 
 MANIFEST = "manifest.json"
 

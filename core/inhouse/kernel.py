@@ -35,10 +35,10 @@ from inhouse.events import (
 from inhouse.memory import PeakMemory
 from inhouse.plan import Plan, PlannedStep, Planner, bind, cached, check_disk, disk_needed, gather, key_of
 from inhouse.plugins import Registry
-from inhouse.protocols import Artifact, Json, StepRecord
 from inhouse.recipe import Recipe, unknown
 from inhouse.services import LiveServices
 from inhouse.step import RunningStep
+from inhouse.values import Artifact, Json, StepRecord
 
 HOME = ".inhouse"
 METHODS = {

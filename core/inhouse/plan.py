@@ -14,9 +14,9 @@ from inhouse import options as opt
 from inhouse.artifacts import Manifest, Store, fingerprint, tree_bytes
 from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
 from inhouse.plugins import Backend, Registry
-from inhouse.protocols import Artifact, Target
 from inhouse.recipe import Recipe, Section, StepSection, unknown
 from inhouse.specs import Input, Slot
+from inhouse.values import Artifact, Target
 
 SPARE_DISK = 200 << 20
 """Bytes left free beside what a plan needs."""

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import field, fields, frozen
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Target
+from inhouse.values import Target
 
 STEPS: Mapping[str, str] = {
     "base": "source",

@@ -24,8 +24,8 @@ from inhouse.codec import EventCodec
 from inhouse.errors import RecipeError
 from inhouse.events import Event
 from inhouse.journal import Journal
-from inhouse.protocols import StepRecord
 from inhouse.recipe import Recipe
+from inhouse.values import StepRecord
 
 
 @frozen

@@ -10,7 +10,8 @@ from typing import Any
 from inhouse import options as opt
 from inhouse.errors import PluginError, RecipeError
 from inhouse.plan import Answering, Chosen
-from inhouse.protocols import Agent, Artifact, Engine, Json, KnowledgeBase, ToolContext
+from inhouse.protocols import Agent, Engine, KnowledgeBase, ToolContext
+from inhouse.values import Artifact, Json
 
 
 class LiveServices:

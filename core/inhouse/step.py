@@ -13,9 +13,10 @@ from inhouse.bus import Bus
 from inhouse.errors import Interrupted, RecipeError
 from inhouse.events import MetricMeasured, Noticed, StepProgressed
 from inhouse.plan import PlannedStep
-from inhouse.protocols import Json, Services, StepRecord
+from inhouse.protocols import Services
 from inhouse.recipe import Recipe
 from inhouse.services import LiveServices
+from inhouse.values import Json, StepRecord
 
 T = TypeVar("T")
 _EVERY = 0.05

@@ -33,7 +33,7 @@ from inhouse.events import (
     StepStarted,
     UnknownEvent,
 )
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from support.distributions import TESTS, environment, registry
 
 Module = Callable[..., str]

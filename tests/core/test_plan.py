@@ -17,7 +17,7 @@ from inhouse.artifacts import tree_bytes
 from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
 from inhouse.plan import Plan, check_disk, disk_needed
 from inhouse.plugins import Registry
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from support.distributions import TESTS, environment, registry
 from support.fakes import RECIPE, write_recipe
 

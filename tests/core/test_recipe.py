@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Target
 from inhouse.recipe import Recipe, find_line, parse_size, parse_value
+from inhouse.values import Target
 
 SMALL = """\
 name = "small"

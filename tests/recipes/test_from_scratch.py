@@ -9,7 +9,7 @@ import pytest
 
 from inhouse import Kernel, Recipe
 from inhouse.plugins import Registry
-from inhouse.protocols import Message, Request
+from inhouse.values import Message, Request
 
 DESK = Path(__file__).resolve().parents[2] / "contrib" / "recipes" / "service-desk"
 PLUGINS = {"builtin", "data", "torch", "gguf", "llamacpp"}

@@ -28,25 +28,20 @@ from inhouse import (
     VectorStoreSpec,
     hookimpl,
 )
-from inhouse.protocols import (
-    Agent,
+from inhouse.protocols import Agent, Dialogue, KnowledgeBase, Step, Tool, ToolContext
+from inhouse.specs import Spec
+from inhouse.values import (
     Answer,
     Artifact,
     Call,
     Completion,
-    Dialogue,
-    KnowledgeBase,
     Message,
     Observation,
     Parameter,
     Passage,
     Request,
-    Step,
-    Tool,
-    ToolContext,
     ToolSchema,
 )
-from inhouse.specs import Spec
 
 RECIPE = """\
 name = "fake"

@@ -14,7 +14,8 @@ from attrs import field, frozen, validators
 
 from inhouse import TrainerSpec, hookimpl
 from inhouse.errors import ResourceError, StepError
-from inhouse.protocols import Artifact, Step
+from inhouse.protocols import Step
+from inhouse.values import Artifact
 
 UNITS = 8
 """Optimiser steps of a training."""

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inhouse import Kernel, Recipe
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 
 
 def test_acme(tmp_path):

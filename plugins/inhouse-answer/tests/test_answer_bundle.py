@@ -12,7 +12,7 @@ import pytest
 from inhouse import InhouseError, Kernel, Recipe
 from inhouse.errors import ArtifactError, DataError, PluginError, RecipeError
 from inhouse.plugins import Registry
-from inhouse.protocols import Message
+from inhouse.values import Message
 from inhouse_answer.bundle import Bundle
 from inhouse_answer.dialogues import answer, answer_all
 from support.fakes import EchoEngine as Engine

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Answer, Completion, Dialogue, Request
+from inhouse.protocols import Dialogue
+from inhouse.values import Answer, Completion, Request
 from inhouse_answer.dialogues import answer, answer_all
 
 

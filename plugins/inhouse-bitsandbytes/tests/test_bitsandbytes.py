@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from inhouse.errors import StepError
-from inhouse.protocols import Artifact, Request
+from inhouse.values import Artifact, Request
 from inhouse_bitsandbytes import Options, inhouse_quantizers
 from inhouse_bitsandbytes.quantizer import BitsAndBytesQuantizer
 from inhouse_transformers import Options as RuntimeOptions

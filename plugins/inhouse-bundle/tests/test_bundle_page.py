@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from inhouse import Kernel, Recipe
-from inhouse.protocols import Artifact, StepRecord
+from inhouse.values import Artifact, StepRecord
 from inhouse_bundle.figures import read_curves, read_figures
 from inhouse_bundle.page import Content, card, html
 from inhouse_bundle.plots import loss_chart, seconds_chart, solved_chart

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from inhouse.protocols import Artifact, Completion, Message, Passage, Request, Target, ToolContext
+from inhouse.protocols import ToolContext
+from inhouse.values import Artifact, Completion, Message, Passage, Request, Target
 from inhouse_react import ReactOptions
 from inhouse_react.agent import React
 from inhouse_tools import ParameterOptions, SearchOptions, SqliteOptions

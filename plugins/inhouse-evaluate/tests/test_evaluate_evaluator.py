@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inhouse.errors import EngineError, RecipeError
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from inhouse_evaluate import TasksOptions, inhouse_evaluators
 from inhouse_evaluate.evaluator import TasksEvaluator
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inhouse.errors import DataError
-from inhouse.protocols import Message
+from inhouse.values import Message
 from inhouse_evaluate import speed as speed_module
 from inhouse_evaluate.intervals import mcnemar, paired, wilson
 from inhouse_evaluate.loss import heldout_loss, label_spans

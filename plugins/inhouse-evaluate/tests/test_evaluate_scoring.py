@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from attrs import evolve
 
-from inhouse.protocols import Answer, Call, Citation
+from inhouse.values import Answer, Call, Citation
 from inhouse_evaluate.scoring import contains, problems
 from inhouse_evaluate.tasks import ExpectedCall, Task
 

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from inhouse import QuantizerSpec
 from inhouse.errors import DataError
 from inhouse.kernel import Kernel
-from inhouse.protocols import Artifact
 from inhouse.recipe import Recipe
+from inhouse.values import Artifact
 from inhouse_gguf import AdapterOptions, inhouse_quantizers
 from inhouse_gguf.adapter import convert_adapter
 from inhouse_gguf.convert import convert

@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 
 from inhouse.errors import EngineError, StepError
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from inhouse_gguf import MATRIX_TYPES, PLAIN_TYPES, TYPES, GgufOptions
 from inhouse_gguf.convert import convert
 from inhouse_gguf.engine import quantize

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from inhouse_knowledge import Options
 from inhouse_knowledge.indexer import SqliteIndexer
 from inhouse_knowledge.search import SqliteKnowledge

@@ -15,7 +15,7 @@ import pytest
 
 import inhouse_llamacpp.runtime
 from inhouse.errors import DataError, EngineError
-from inhouse.protocols import Request
+from inhouse.values import Request
 from inhouse_llamacpp import LlamaCppOptions
 from inhouse_llamacpp.engine import LlamaCppEngine
 from inhouse_llamacpp.machine import repacking_crashes

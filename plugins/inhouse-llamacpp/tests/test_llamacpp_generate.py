@@ -11,7 +11,7 @@ from attrs import evolve
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Completion, Message, Request
+from inhouse.values import Completion, Message, Request
 from inhouse_llamacpp import LlamaCppOptions
 from inhouse_llamacpp.engine import LlamaCppEngine
 from inhouse_llamacpp.runtime import LlamaCppRuntime

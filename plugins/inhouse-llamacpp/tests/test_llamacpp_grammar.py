@@ -8,7 +8,7 @@ import re
 import pytest
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Request
+from inhouse.values import Request
 from inhouse_llamacpp.engine import LlamaCppEngine
 
 ACTION = r"""

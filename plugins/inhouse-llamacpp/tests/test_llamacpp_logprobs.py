@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Request
+from inhouse.values import Request
 from inhouse_llamacpp.engine import LlamaCppEngine
 
 

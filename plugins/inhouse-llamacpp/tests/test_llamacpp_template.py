@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 import inhouse_llamacpp.template
 from inhouse.errors import DataError, RecipeError
-from inhouse.protocols import Message, Request
+from inhouse.values import Message, Request
 from inhouse_gguf.convert import convert
 from inhouse_llamacpp import LlamaCppOptions
 from inhouse_llamacpp.engine import LlamaCppEngine

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inhouse.errors import DataError, RecipeError, StepError
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from inhouse_peft import Lora
 from inhouse_peft.lora import LoraTrainer
 from inhouse_testing.recording import RecordingStep

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from inhouse_peft import Lora
 from inhouse_peft.lora import LoraTrainer
 

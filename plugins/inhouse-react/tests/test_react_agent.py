@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inhouse.errors import DataError, PluginError, RecipeError
-from inhouse.protocols import Answer, Completion, Message, Observation, Parameter, Passage, Request, ToolSchema
+from inhouse.values import Answer, Completion, Message, Observation, Parameter, Passage, Request, ToolSchema
 from inhouse_react import ReactOptions, inhouse_agents
 from inhouse_react.agent import React
 from inhouse_react.text import harmless, one_line

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Parameter, ToolSchema
+from inhouse.values import Parameter, ToolSchema
 from inhouse_react.grammar import HAND_OVER, build_grammar, check_schemas
 from inhouse_react.pattern import pattern_to_gbnf
 from inhouse_react.turn import Action, Final, parse_turn

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inhouse.protocols import Parameter, ToolSchema
+from inhouse.values import Parameter, ToolSchema
 from inhouse_tools.arguments import argument_error
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Passage, ToolContext
+from inhouse.protocols import ToolContext
+from inhouse.values import Passage
 from inhouse_tools import SearchOptions, inhouse_tools
 from inhouse_tools.knowledge import SearchKnowledge
 

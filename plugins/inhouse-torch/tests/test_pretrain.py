@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from inhouse.errors import ArtifactError, DataError
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from inhouse_testing.recording import RecordingStep
 from inhouse_testing.trainers import check_resumes
 from inhouse_torch import Pretrain

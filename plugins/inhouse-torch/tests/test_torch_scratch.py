@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inhouse.errors import ArtifactError, DataError, RecipeError
-from inhouse.protocols import Artifact
+from inhouse.values import Artifact
 from inhouse_testing.recording import RecordingStep
 from inhouse_testing.trainers import check_resumes
 from inhouse_torch import Scratch

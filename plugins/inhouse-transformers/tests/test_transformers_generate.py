@@ -11,7 +11,7 @@ from attrs import evolve
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inhouse.errors import EngineError, RecipeError
-from inhouse.protocols import Message, Request
+from inhouse.values import Message, Request
 from inhouse_transformers import Options
 from inhouse_transformers.cache import Kept, Known
 from inhouse_transformers.engine import TransformersEngine, TransformersRuntime

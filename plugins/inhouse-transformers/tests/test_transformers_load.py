@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inhouse.errors import EngineError, RecipeError
-from inhouse.protocols import Message, Request
+from inhouse.values import Message, Request
 from inhouse_transformers import Options, inhouse_runtimes
 from inhouse_transformers.engine import TransformersRuntime
 from inhouse_transformers.load import faster_cpu_dtype

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from inhouse.protocols import Request
+from inhouse.values import Request
 from inhouse_transformers import Options, engine, memory
 
 

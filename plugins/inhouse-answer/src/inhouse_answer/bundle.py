@@ -18,8 +18,9 @@ from inhouse import options as opt
 from inhouse.errors import ArtifactError, DataError, RecipeError
 from inhouse.plan import Answering, Chosen
 from inhouse.plugins import Registry
-from inhouse.protocols import Agent, Answer, Artifact, Engine, Message, Target
+from inhouse.protocols import Agent, Engine
 from inhouse.services import LiveServices
+from inhouse.values import Answer, Artifact, Message, Target
 
 from .dialogues import answer
 

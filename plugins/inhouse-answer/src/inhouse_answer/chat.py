@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from inhouse.cli.common import home_option, open_kernel
-from inhouse.protocols import Message
 from inhouse.sealed import seal
+from inhouse.values import Message
 
 from .bundle import Bundle
 from .show import find_bundle, show_answer

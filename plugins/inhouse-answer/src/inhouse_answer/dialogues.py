@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from attrs import evolve
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Agent, Answer, Completion, Dialogue, Engine, Message, Request
+from inhouse.protocols import Agent, Dialogue, Engine
+from inhouse.values import Answer, Completion, Message, Request
 
 
 def answer(

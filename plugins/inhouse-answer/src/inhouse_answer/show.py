@@ -9,7 +9,7 @@ import click
 
 from inhouse import runs
 from inhouse.errors import RecipeError
-from inhouse.protocols import Answer
+from inhouse.values import Answer
 
 
 def find_bundle(home: Path, given: str | None) -> Path:

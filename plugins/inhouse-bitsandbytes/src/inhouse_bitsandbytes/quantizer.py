@@ -12,7 +12,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from inhouse.errors import StepError
-from inhouse.protocols import Artifact, Step
+from inhouse.protocols import Step
+from inhouse.values import Artifact
 from inhouse_bitsandbytes import Options
 
 COPIED = (".json", ".jinja", ".txt", ".model")

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from inhouse.protocols import Json, StepRecord
+from inhouse.values import Json, StepRecord
 
 ROLES = {"base": "base, prompted", "tuned": "tuned", "quantized": "quantised"}
 

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from attrs import asdict
 
-from inhouse.protocols import Artifact, Json, Step
+from inhouse.protocols import Step
+from inhouse.values import Artifact, Json
 
 FORMAT = 1
 

@@ -17,7 +17,8 @@ from attrs import asdict, define
 from inhouse import codec
 from inhouse.artifacts import write_text
 from inhouse.errors import ArtifactError
-from inhouse.protocols import Artifact, Json, Step
+from inhouse.protocols import Step
+from inhouse.values import Artifact, Json
 from inhouse_answer.bundle import SETTINGS, BundleSettings
 
 from . import FolderOptions

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from inhouse.protocols import Artifact, Json, StepRecord
+from inhouse.values import Artifact, Json, StepRecord
 
 from . import words
 from .figures import ROLES, Curve, Figures, number, read_curves, read_figures

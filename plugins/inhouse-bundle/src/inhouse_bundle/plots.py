@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from inhouse.protocols import StepRecord
+from inhouse.values import StepRecord
 
 from .figures import Curve, Figures
 from .words import duration

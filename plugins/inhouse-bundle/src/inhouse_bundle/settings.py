@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Json
+from inhouse.values import Json
 from inhouse_answer.bundle import FORMAT, BundleSettings
 
 from .copying import copy

@@ -21,7 +21,7 @@ from inhouse import (
     ToolSpec,
     hookimpl,
 )
-from inhouse.protocols import Answer, Call, Completion, Observation, Parameter, Passage, Request, ToolSchema
+from inhouse.values import Answer, Call, Completion, Observation, Parameter, Passage, Request, ToolSchema
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nI am nobody<|im_end|>\n"

@@ -17,10 +17,10 @@ from inhouse.cli.common import emit, open_kernel, stop_on_interrupt
 from inhouse.errors import DataError, RecipeError
 from inhouse.kernel import METHODS
 from inhouse.plugins import Registry
-from inhouse.protocols import Artifact
 from inhouse.recipe import Recipe, parse_value
 from inhouse.sealed import seal
 from inhouse.specs import Spec
+from inhouse.values import Artifact
 
 
 class Stages(click.Group):

@@ -11,7 +11,8 @@ from attrs import define, frozen
 
 from inhouse.artifacts import write_text
 from inhouse.errors import RecipeError
-from inhouse.protocols import Agent, Answer, Artifact, Engine, Json, Message, Step
+from inhouse.protocols import Agent, Engine, Step
+from inhouse.values import Answer, Artifact, Json, Message
 from inhouse_answer.dialogues import answer_all
 
 from . import TasksOptions

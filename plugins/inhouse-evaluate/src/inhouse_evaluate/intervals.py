@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import comb, sqrt
 from statistics import NormalDist
 
-from inhouse.protocols import Json
+from inhouse.values import Json
 
 
 def wilson(solved: int, total: int, confidence: float) -> tuple[float, float]:

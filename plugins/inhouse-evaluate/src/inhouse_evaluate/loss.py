@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from inhouse.protocols import Engine, Message
+from inhouse.protocols import Engine
+from inhouse.values import Message
 
 _TOGETHER = 32  # sequences in one call of the engine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import frozen
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Artifact, Json
+from inhouse.values import Artifact, Json
 
 _WEIGHTS = (".safetensors", ".gguf")
 _TYPES = {"float16": ("F16", 16.0), "bfloat16": ("BF16", 16.0), "float32": ("F32", 32.0)}

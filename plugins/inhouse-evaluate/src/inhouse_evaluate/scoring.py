@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from inhouse.protocols import Answer, Call, Json
+from inhouse.values import Answer, Call, Json
 
 from .tasks import ExpectedCall, Task, decimal_of
 

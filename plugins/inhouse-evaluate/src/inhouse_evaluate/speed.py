@@ -8,7 +8,8 @@ from statistics import median
 
 from attrs import frozen
 
-from inhouse.protocols import Engine, Request
+from inhouse.protocols import Engine
+from inhouse.values import Request
 
 TOKENS = 24
 MANY = 16

@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from inhouse.errors import DataError
-from inhouse.protocols import Json, Message
+from inhouse.values import Json, Message
 
 
 @frozen

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from inhouse.errors import ResourceError
-from inhouse.protocols import Artifact, Step
+from inhouse.protocols import Step
+from inhouse.values import Artifact
 from inhouse_gguf import MATRIX_TYPES, PLAIN_TYPES, AdapterOptions, GgufOptions
 from inhouse_gguf.adapter import convert_adapter
 from inhouse_gguf.convert import commit, convert, exact_type

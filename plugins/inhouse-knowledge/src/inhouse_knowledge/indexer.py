@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from attrs import field, frozen
 
 from inhouse.errors import DataError, RecipeError
-from inhouse.protocols import Artifact, Embedder, Step
+from inhouse.protocols import Embedder, Step
+from inhouse.values import Artifact
 from inhouse_knowledge import Options, corpus, vectors
 from inhouse_knowledge.chunking import CHUNKING_VERSION, Chunk, estimate_tokens, split
 from inhouse_knowledge.corpus import Document

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from attrs import frozen
 
 from inhouse.errors import ArtifactError
-from inhouse.protocols import Passage
+from inhouse.values import Passage
 from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, explained
 
 Ids = npt.NDArray[np.int64]

@@ -8,7 +8,8 @@ import numpy as np
 from attrs import evolve
 
 from inhouse.errors import PluginError
-from inhouse.protocols import Embedder, Passage
+from inhouse.protocols import Embedder
+from inhouse.values import Passage
 from inhouse_knowledge import Options
 from inhouse_knowledge.reader import DocumentRow, Reader
 from inhouse_knowledge.vectors import DIGITS, DenseLeg, Vectors

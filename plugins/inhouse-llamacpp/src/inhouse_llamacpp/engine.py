@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from inhouse.errors import EngineError
-from inhouse.protocols import Completion, Message, Request
+from inhouse.values import Completion, Message, Request
 from inhouse_llamacpp.process import Worker, resident_memory
 
 

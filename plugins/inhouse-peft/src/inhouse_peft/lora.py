@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from inhouse.errors import DataError
-from inhouse.protocols import Artifact, Step
+from inhouse.protocols import Step
+from inhouse.values import Artifact
 from inhouse_torch.folders import load_model, matching_tokenizer, save_model, stored_dtype
 from inhouse_torch.forward import joined_losses, mean_loss
 from inhouse_torch.loop import Settings, fit

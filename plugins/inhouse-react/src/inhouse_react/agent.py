@@ -11,7 +11,8 @@ from pathlib import Path
 from attrs import define, field
 
 from inhouse.errors import DataError, InhouseError, PluginError, RecipeError
-from inhouse.protocols import Answer, Call, Completion, Dialogue, Message, Observation, Passage, Request, Tool
+from inhouse.protocols import Dialogue, Tool
+from inhouse.values import Answer, Call, Completion, Message, Observation, Passage, Request
 
 from . import ReactOptions
 from .grammar import HAND_OVER, build_grammar, check_schemas

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Parameter, ToolSchema
+from inhouse.values import Parameter, ToolSchema
 
 from .pattern import pattern_to_gbnf
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from inhouse.protocols import Citation, Passage
+from inhouse.values import Citation, Passage
 
 _CITED = re.compile(r"[ \t]*\[([^\[\]\s]{1,200})\]")
 

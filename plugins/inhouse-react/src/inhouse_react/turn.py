@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from inhouse.protocols import Json
+from inhouse.values import Json
 
 _ACTION = re.compile(r"Action: *([A-Za-z][A-Za-z0-9_-]*) +(\{.*\})")
 _LONGEST = 20_000  # characters; far above any turn, far below what makes json slow

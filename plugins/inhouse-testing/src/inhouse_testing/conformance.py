@@ -17,8 +17,8 @@ from inhouse import Kernel, Recipe
 from inhouse.hookspecs import PROJECT
 from inhouse.kernel import METHODS
 from inhouse.plugins import Registry
-from inhouse.protocols import Artifact
 from inhouse.specs import SPEC_TYPES, Spec, StageSpec
+from inhouse.values import Artifact
 
 LIGHT = {"attr", "attrs", "cattr", "cattrs", "click", "inhouse", "pluggy", "structlog", "typing_extensions"}
 SERVICE_METHODS = {

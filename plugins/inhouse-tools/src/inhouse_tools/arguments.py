@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from inhouse.protocols import Json, Parameter, ToolSchema
+from inhouse.values import Json, Parameter, ToolSchema
 
 LONGEST = 500  # characters of a string argument
 

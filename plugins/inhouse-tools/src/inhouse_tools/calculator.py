@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from inhouse.protocols import Json, Observation, Parameter, ToolContext, ToolSchema
+from inhouse.protocols import ToolContext
+from inhouse.values import Json, Observation, Parameter, ToolSchema
 
 from .arguments import argument_error
 from .arithmetic import ArithmeticProblem, calculate

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from inhouse.errors import RecipeError
-from inhouse.protocols import Json, Observation, Parameter, Passage, ToolContext, ToolSchema
+from inhouse.protocols import ToolContext
+from inhouse.values import Json, Observation, Parameter, Passage, ToolSchema
 
 from . import SearchOptions
 from .arguments import argument_error

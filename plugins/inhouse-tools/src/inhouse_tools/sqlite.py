@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from inhouse.errors import DataError, RecipeError
-from inhouse.protocols import Json, Observation, Parameter, ToolContext, ToolSchema
+from inhouse.protocols import ToolContext
+from inhouse.values import Json, Observation, Parameter, ToolSchema
 
 from . import SqliteOptions
 from .arguments import argument_error

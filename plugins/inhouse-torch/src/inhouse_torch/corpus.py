@@ -16,7 +16,8 @@ from attrs import frozen
 
 from inhouse.artifacts import sync_folder
 from inhouse.errors import DataError
-from inhouse.protocols import Artifact, Step
+from inhouse.protocols import Step
+from inhouse.values import Artifact
 
 from .bpe import end_of_text, train_tokenizer
 from .folders import load_tokenizer

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from inhouse.errors import DataError
-from inhouse.protocols import Artifact, Step
+from inhouse.protocols import Step
+from inhouse.values import Artifact
 
 from . import Pretrain
 from .attention import register

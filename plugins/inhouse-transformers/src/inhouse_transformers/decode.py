@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers.cache_utils import Cache
 
-from inhouse.protocols import Completion, Request
+from inhouse.values import Completion, Request
 from inhouse_transformers.cache import STEP, Kept, Known, common, cut, joined
 from inhouse_transformers.forward import Forward
 from inhouse_transformers.text import TextStream

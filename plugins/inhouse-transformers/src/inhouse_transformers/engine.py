@@ -13,7 +13,7 @@ import torch
 from jinja2 import TemplateError
 
 from inhouse.errors import EngineError, RecipeError
-from inhouse.protocols import Completion, Message, Request
+from inhouse.values import Completion, Message, Request
 from inhouse_transformers import Options
 from inhouse_transformers.cache import Kept
 from inhouse_transformers.decode import Row, decode

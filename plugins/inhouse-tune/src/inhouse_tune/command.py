@@ -23,8 +23,8 @@ from inhouse.cli.common import (
 from inhouse.errors import Interrupted, ResourceError
 from inhouse.kernel import Kernel
 from inhouse.plan import Plan
-from inhouse.protocols import Artifact
 from inhouse.recipe import Recipe
+from inhouse.values import Artifact
 
 from . import plots, show
 from .search import Question, Search, best_of

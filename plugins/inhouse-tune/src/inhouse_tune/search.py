@@ -16,8 +16,8 @@ from inhouse.errors import InhouseError, Interrupted, RecipeError, ResourceError
 from inhouse.events import MetricMeasured, StepStarted
 from inhouse.kernel import Kernel, Run
 from inhouse.plan import gather, key_of
-from inhouse.protocols import Artifact, StepRecord
 from inhouse.recipe import Recipe
+from inhouse.values import Artifact, StepRecord
 
 from .space import Parameter
 from .study import Curve, Row, Study, Trial
