@@ -31,6 +31,6 @@ FIRST_PARTY: Mapping[tuple[str, str], str] = {
     ("command", "tune"): "inhouse-tune",
     **{
         ("command", name): "inhouse-commands"
-        for name in ("init", "report", "step", "config", "artifacts", "events", "doctor")
+        for name in ("init", "plan", "report", "step", "config", "artifacts", "events", "doctor")
     },
 }

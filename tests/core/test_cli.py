@@ -24,14 +24,6 @@ ALLOWED = {"attr", "attrs", "cattr", "cattrs", "click", "pluggy", "structlog", "
 # --- what is shown ----------------------------------------------------------------------------------
 
 
-def test_plan(done: Path) -> None:
-    plan = out(["plan", "--json"], done)
-    assert [(each["name"], each["cached"]) for each in plan["steps"]][:2] == [("base", True), ("data", True)]
-    assert plan["disk_bytes"] == 0
-    text = out(["plan", "--set", "quantize.shrink.type=q8"], done)
-    assert [line.split()[0] for line in text.splitlines() if "will run" in line] == ["quantize", "evaluate", "bundle"]
-
-
 def test_plugins(done: Path) -> None:
     listed = out(["plugins", "--json"], done)
     assert {"kind": "quantizer", "name": "shrink"}.items() <= next(

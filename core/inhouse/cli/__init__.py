@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-OWN = ("run", "plan", "plugins")
+OWN = ("run", "plugins")
 """The core's own commands; each lives in the module of its name. The others come from plugins."""
 
 COMMANDS = {

@@ -82,12 +82,3 @@ def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> None:
     widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
     for row in texts:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def human_bytes(count: float) -> str:
-    """``105.4 MB``: decimal units, as disks and downloads are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"

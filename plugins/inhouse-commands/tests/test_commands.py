@@ -12,6 +12,14 @@ from support.console import fails, here, out
 from support.fakes import write_recipe
 
 
+def test_plan(done: Path) -> None:
+    plan = out(["plan", "--json"], done)
+    assert [(each["name"], each["cached"]) for each in plan["steps"]][:2] == [("base", True), ("data", True)]
+    assert plan["disk_bytes"] == 0
+    text = out(["plan", "--set", "quantize.shrink.type=q8"], done)
+    assert [line.split()[0] for line in text.splitlines() if "will run" in line] == ["quantize", "evaluate", "bundle"]
+
+
 def test_report(done: Path) -> None:
     report = out(["report", "--json"], done)
     assert {"name", "backend", "seconds", "cached"} <= report["steps"][0].keys()

@@ -12,6 +12,11 @@ def inhouse_commands() -> Iterator[CommandSpec]:
     """Declares the commands."""
     yield CommandSpec(name="init", summary="Write a recipe to start from.", factory="inhouse_commands.init:command")
     yield CommandSpec(
+        name="plan",
+        summary="Show what would run, what is cached, and what it needs.",
+        factory="inhouse_commands.plan:command",
+    )
+    yield CommandSpec(
         name="report", summary="Show what the last run made and measured.", factory="inhouse_commands.report:command"
     )
     yield CommandSpec(

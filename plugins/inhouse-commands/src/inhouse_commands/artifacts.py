@@ -6,8 +6,9 @@ import time
 
 import click
 
-from inhouse.cli.common import emit, home_option, human_bytes, json_option, open_kernel, table
+from inhouse.cli.common import emit, home_option, json_option, open_kernel, table
 from inhouse.errors import ArtifactError
+from inhouse_commands.units import human_bytes
 
 
 @click.command()

@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 
 from inhouse import options as opt
-from inhouse.cli.common import emit, home_option, human_bytes, json_option, open_kernel, table
+from inhouse.cli.common import emit, home_option, json_option, open_kernel, table
 from inhouse.errors import InhouseError, RecipeError
 from inhouse.plan import Chosen
 from inhouse.plugins import Backend
+from inhouse_commands.units import human_bytes
 
 
 @click.command()

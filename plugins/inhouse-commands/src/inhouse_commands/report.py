@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from inhouse import runs
-from inhouse.cli.common import emit, home_option, human_bytes, json_option, open_kernel, table
+from inhouse.cli.common import emit, home_option, json_option, open_kernel, table
+from inhouse_commands.units import human_bytes
 
 
 @click.command()

@@ -7,7 +7,6 @@ import click
 from inhouse.cli.common import (
     emit,
     home_option,
-    human_bytes,
     json_option,
     load_recipe,
     open_kernel,
@@ -15,6 +14,7 @@ from inhouse.cli.common import (
     table,
 )
 from inhouse.plan import disk_needed
+from inhouse_commands.units import human_bytes
 
 
 @click.command()
