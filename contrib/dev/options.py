@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from inhouse.known import FIRST_PARTY
-from inhouse.options import described
 from inhouse.plugins import Registry
+from inhouse_commands.described import described
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipe.md"
 MARK = "<!-- options -->"

@@ -9,29 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "Kernel": "inhouse.kernel",
-    "Run": "inhouse.kernel",
-    "Recipe": "inhouse.recipe",
-    "Bus": "inhouse.bus",
-    "InhouseError": "inhouse.errors",
-    "hookimpl": "inhouse.hookspecs",
-    "AgentSpec": "inhouse.specs",
-    "CommandSpec": "inhouse.specs",
-    "EmbedderSpec": "inhouse.specs",
-    "EvaluatorSpec": "inhouse.specs",
-    "ExecutorSpec": "inhouse.specs",
-    "IndexerSpec": "inhouse.specs",
-    "Input": "inhouse.specs",
-    "PackagerSpec": "inhouse.specs",
-    "QuantizerSpec": "inhouse.specs",
-    "RuntimeSpec": "inhouse.specs",
-    "Slot": "inhouse.specs",
-    "SourceSpec": "inhouse.specs",
-    "ToolSpec": "inhouse.specs",
-    "TrainerSpec": "inhouse.specs",
-    "VectorStoreSpec": "inhouse.specs",
+_PUBLIC = {
+    "inhouse.bus": ["Bus"],
+    "inhouse.errors": ["InhouseError"],
+    "inhouse.hookspecs": ["hookimpl"],
+    "inhouse.kernel": ["Kernel", "Run"],
+    "inhouse.recipe": ["Recipe"],
+    "inhouse.specs": [
+        *("SourceSpec", "TrainerSpec", "QuantizerSpec", "IndexerSpec", "EvaluatorSpec", "PackagerSpec", "RuntimeSpec"),
+        *("EmbedderSpec", "VectorStoreSpec", "ToolSpec", "AgentSpec", "ExecutorSpec", "CommandSpec", "Input", "Slot"),
+    ],
 }
+_WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*_WHERE, "__version__"]  # noqa: PLE0604
 

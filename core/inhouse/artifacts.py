@@ -49,7 +49,7 @@ class Product:
 
 @frozen
 class Manifest:
-    """What a committed step says of itself."""
+    """What a committed step says of itself. The store fills in ``products`` and ``created``."""
 
     fingerprint: str
     step: str
@@ -60,11 +60,11 @@ class Manifest:
     options: Mapping[str, Any]
     seed: int
     parents: tuple[str, ...]
-    products: tuple[Product, ...]
     seconds: float
     peak_memory_bytes: int
-    created: float
     meta: Mapping[str, Any] = field(factory=dict)
+    products: tuple[Product, ...] = ()
+    created: float = 0.0
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:

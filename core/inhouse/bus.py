@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import getpid
 from threading import get_ident
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from attrs import define, frozen
 
@@ -82,40 +82,28 @@ class Bus:
         self._sequence = itertools.count(1)
         self._change = threading.Lock()
 
-    @overload
     def subscribe(
-        self, event_type: type[E], handler: Callable[[E], object], *, priority: int = ..., background: int = ...
-    ) -> Subscription: ...
-    @overload
-    def subscribe(
-        self,
-        event_type: type[E],
-        handler: Callable[[Envelope], object],
-        *,
-        priority: int = ...,
-        background: int = ...,
-        envelope: bool,
-    ) -> Subscription: ...
-    def subscribe(
-        self,
-        event_type: type[E],
-        handler: Handler,
-        *,
-        priority: int = 0,
-        background: int = 0,
-        envelope: bool = False,
+        self, event_type: type[E], handler: Callable[[E], object], *, priority: int = 0, background: int = 0
     ) -> Subscription:
         """Calls ``handler(event)`` for events of this class and its subclasses.
 
         With ``background`` above 0 the handler runs in a thread of its own behind a queue of that length:
-        when it is full, lossy events are dropped and counted, others wait. With ``envelope`` the handler
-        gets an :class:`Envelope`.
+        when it is full, lossy events are dropped and counted, others wait.
         """
+        return self._add(event_type, handler, priority, background)
+
+    def subscribe_envelopes(
+        self, event_type: type[E], handler: Callable[[Envelope], object], *, priority: int = 0, background: int = 0
+    ) -> Subscription:
+        """As :meth:`subscribe`, for a handler that takes each event in its :class:`Envelope`."""
+        return self._add(event_type, handler, priority, background, enveloped=True)
+
+    def _add(
+        self, event_type: type[Event], handler: Handler, priority: int, background: int, *, enveloped: bool = False
+    ) -> Subscription:
         worker = _Worker(self, handler, background) if background else None
-        call: Handler = worker.put if worker else handler
-        if envelope:
-            inner = call
-            call = lambda event: inner(self._wrap(event))  # noqa: E731
+        inner: Handler = worker.put if worker else handler
+        call: Handler = (lambda event: inner(self._wrap(event))) if enveloped else inner
         with self._change:
             made = Subscription(event_type, handler, call, priority, next(self._order), worker, self)
             self._subscriptions = (*self._subscriptions, made)

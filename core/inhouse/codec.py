@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import asdict, fields_dict
+from attrs import asdict
 from cattrs.preconf.json import make_converter
 
 from inhouse.errors import ArtifactError
@@ -57,11 +57,8 @@ class EventCodec:
         """The event; :class:`UnknownEvent` when its type or its fields are not those installed."""
         name = str(data.get("type", ""))
         rest = {key: value for key, value in data.items() if key != "type"}
-        kind = self._types.get(name)
-        if kind is None or not rest.keys() <= fields_dict(kind).keys():
-            return UnknownEvent(name, rest)
         try:
-            made: Event = converter.structure(rest, kind)
+            made: Event = converter.structure(rest, self._types[name])
         except Exception:
             return UnknownEvent(name, rest)
         return made

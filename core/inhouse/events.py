@@ -160,18 +160,8 @@ class StepFailed(Event):
     error: str
 
 
-CORE_EVENTS: tuple[type[Event], ...] = (
-    ListenerFailed,
-    EventsDropped,
-    PluginFailed,
-    RunStarted,
-    RunFinished,
-    RunFailed,
-    StepStarted,
-    StepProgressed,
-    MetricMeasured,
-    Noticed,
-    ArtifactCommitted,
-    StepFinished,
-    StepFailed,
+CORE_EVENTS: tuple[type[Event], ...] = tuple(
+    each
+    for each in list(vars().values())
+    if isinstance(each, type) and issubclass(each, Event) and each not in (Event, UnknownEvent)
 )

@@ -13,24 +13,10 @@ from collections.abc import Generator, Iterable
 
 import pluggy
 
+from inhouse import specs
 from inhouse.bus import Bus
 from inhouse.events import Event
 from inhouse.protocols import Step
-from inhouse.specs import (
-    AgentSpec,
-    CommandSpec,
-    EmbedderSpec,
-    EvaluatorSpec,
-    ExecutorSpec,
-    IndexerSpec,
-    PackagerSpec,
-    QuantizerSpec,
-    RuntimeSpec,
-    SourceSpec,
-    ToolSpec,
-    TrainerSpec,
-    VectorStoreSpec,
-)
 
 PROJECT = "inhouse"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -42,7 +28,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def inhouse_sources() -> Iterable[SourceSpec]:  # type: ignore[empty-body]
+def inhouse_sources() -> Iterable[specs.SourceSpec]:  # type: ignore[empty-body]
     """Yield one spec for each source of models, training data or documents.
 
     >>> @hookimpl
@@ -55,7 +41,7 @@ def inhouse_sources() -> Iterable[SourceSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_trainers() -> Iterable[TrainerSpec]:  # type: ignore[empty-body]
+def inhouse_trainers() -> Iterable[specs.TrainerSpec]:  # type: ignore[empty-body]
     """Yield one spec for each trainer.
 
     >>> @hookimpl
@@ -68,7 +54,7 @@ def inhouse_trainers() -> Iterable[TrainerSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_quantizers() -> Iterable[QuantizerSpec]:  # type: ignore[empty-body]
+def inhouse_quantizers() -> Iterable[specs.QuantizerSpec]:  # type: ignore[empty-body]
     """Yield one spec for each quantizer; ``produces`` names the format, a runtime ``consumes`` it.
 
     >>> @hookimpl
@@ -81,7 +67,7 @@ def inhouse_quantizers() -> Iterable[QuantizerSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_indexers() -> Iterable[IndexerSpec]:  # type: ignore[empty-body]
+def inhouse_indexers() -> Iterable[specs.IndexerSpec]:  # type: ignore[empty-body]
     """Yield one spec for each kind of knowledge base; ``slots`` name the services it is given.
 
     >>> from inhouse.specs import Slot
@@ -96,7 +82,7 @@ def inhouse_indexers() -> Iterable[IndexerSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_evaluators() -> Iterable[EvaluatorSpec]:  # type: ignore[empty-body]
+def inhouse_evaluators() -> Iterable[specs.EvaluatorSpec]:  # type: ignore[empty-body]
     """Yield one spec for each evaluator; it writes ``report.json``.
 
     >>> from inhouse.specs import Input
@@ -110,7 +96,7 @@ def inhouse_evaluators() -> Iterable[EvaluatorSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_packagers() -> Iterable[PackagerSpec]:  # type: ignore[empty-body]
+def inhouse_packagers() -> Iterable[specs.PackagerSpec]:  # type: ignore[empty-body]
     """Yield one spec for each way to put together what gets deployed.
 
     >>> @hookimpl
@@ -126,7 +112,7 @@ def inhouse_packagers() -> Iterable[PackagerSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_runtimes() -> Iterable[RuntimeSpec]:  # type: ignore[empty-body]
+def inhouse_runtimes() -> Iterable[specs.RuntimeSpec]:  # type: ignore[empty-body]
     """Yield one spec for each engine that runs models; ``consumes`` are the kinds it opens.
 
     >>> @hookimpl
@@ -139,7 +125,7 @@ def inhouse_runtimes() -> Iterable[RuntimeSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_embedders() -> Iterable[EmbedderSpec]:  # type: ignore[empty-body]
+def inhouse_embedders() -> Iterable[specs.EmbedderSpec]:  # type: ignore[empty-body]
     """Yield one spec for each text embedder.
 
     >>> @hookimpl
@@ -151,7 +137,7 @@ def inhouse_embedders() -> Iterable[EmbedderSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_vector_stores() -> Iterable[VectorStoreSpec]:  # type: ignore[empty-body]
+def inhouse_vector_stores() -> Iterable[specs.VectorStoreSpec]:  # type: ignore[empty-body]
     """Yield one spec for each vector index.
 
     >>> @hookimpl
@@ -163,7 +149,7 @@ def inhouse_vector_stores() -> Iterable[VectorStoreSpec]:  # type: ignore[empty-
 
 
 @hookspec
-def inhouse_tools() -> Iterable[ToolSpec]:  # type: ignore[empty-body]
+def inhouse_tools() -> Iterable[specs.ToolSpec]:  # type: ignore[empty-body]
     """Yield one spec for each tool that agents can call.
 
     >>> @hookimpl
@@ -175,7 +161,7 @@ def inhouse_tools() -> Iterable[ToolSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_agents() -> Iterable[AgentSpec]:  # type: ignore[empty-body]
+def inhouse_agents() -> Iterable[specs.AgentSpec]:  # type: ignore[empty-body]
     """Yield one spec for each agent.
 
     >>> @hookimpl
@@ -187,7 +173,7 @@ def inhouse_agents() -> Iterable[AgentSpec]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_executors() -> Iterable[ExecutorSpec]:  # type: ignore[empty-body]
+def inhouse_executors() -> Iterable[specs.ExecutorSpec]:  # type: ignore[empty-body]
     """Yield one spec for each way to run a step's work; ``[run] executor = "name"`` picks one.
 
     >>> @hookimpl
@@ -218,7 +204,7 @@ def inhouse_event_types() -> Iterable[type[Event]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def inhouse_commands() -> Iterable[CommandSpec]:  # type: ignore[empty-body]
+def inhouse_commands() -> Iterable[specs.CommandSpec]:  # type: ignore[empty-body]
     """Yield one spec for each command of the command line; ``factory`` names a ``click.Command``.
 
     Asked when a command is typed that is not the core's own, so ``inhouse --help`` loads no plugin.

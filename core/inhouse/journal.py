@@ -38,7 +38,7 @@ class Journal:
 
     def attach(self, bus: Bus) -> None:
         """Writes behind everything that shows; loses nothing but lossy events when the disk is slow."""
-        bus.subscribe(Event, self.write, background=10_000, envelope=True)
+        bus.subscribe_envelopes(Event, self.write, background=10_000)
 
     def write(self, envelope: Envelope) -> None:
         """One line."""

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
 from attrs import evolve, frozen
 
+from inhouse import events, runs
 from inhouse import options as opt
-from inhouse import runs
-from inhouse.artifacts import Manifest, Store, tree_digest
+from inhouse.artifacts import Manifest, Store
 from inhouse.bus import Bus
 from inhouse.codec import EventCodec
 from inhouse.errors import InhouseError, Interrupted, PluginError, StepError
-from inhouse.events import (
-    ArtifactCommitted,
-    Event,
-    Noticed,
-    PluginFailed,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    StepFailed,
-    StepFinished,
-    StepStarted,
-)
 from inhouse.memory import PeakMemory
-from inhouse.plan import Plan, PlannedStep, Planner, bind, cached, check_disk, disk_needed, gather, key_of
+from inhouse.plan import Inputs, Plan, PlannedStep, Planner, bind, cached, check_disk, disk_needed, gather, key_of
 from inhouse.plugins import Registry
 from inhouse.recipe import Recipe, unknown
 from inhouse.services import LiveServices
 from inhouse.step import RunningStep
-from inhouse.values import Artifact, Json, StepRecord
+from inhouse.values import Artifact, StepRecord
 
 HOME = ".inhouse"
 METHODS = {
@@ -138,7 +125,7 @@ class _RunInProgress:
 
     def run(self) -> Run:
         started = time.perf_counter()
-        self.publish(RunStarted(self.recipe.name, tuple(step.name for step in self.plan.steps)))
+        self.publish(events.RunStarted(self.recipe.name, tuple(step.name for step in self.plan.steps)))
         self._tell_failures()
         try:
             with LiveServices(self.plan.answering) as services:
@@ -148,30 +135,32 @@ class _RunInProgress:
         except BaseException as error:
             message = str(error) or type(error).__name__
             self.opened.finish(self.history, time.perf_counter() - started, error=message)
-            self.publish(RunFailed(self.recipe.name, message))
+            self.publish(events.RunFailed(self.recipe.name, message))
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("stopped; finished steps are kept", hint="run the same command again") from error
             raise
         seconds = time.perf_counter() - started
         report = next((a.path for (_, kind), a in self.products.items() if kind == "report"), None)
         record = self.opened.finish(self.history, seconds, bundle=bundle, report=report)
-        self.publish(RunFinished(self.recipe.name, seconds, record.peak_memory_bytes, str(bundle) if bundle else None))
+        self.publish(
+            events.RunFinished(self.recipe.name, seconds, record.peak_memory_bytes, str(bundle) if bundle else None)
+        )
         return Run(record, self.products)
 
-    def publish(self, event: Event) -> None:
+    def publish(self, event: events.Event) -> None:
         self.opened.bus.publish(event)
 
     def _tell_failures(self) -> None:
         failures = self.kernel.registry.failures
         for each in failures[self.failures_told :]:
-            self.publish(PluginFailed(f"{each.distribution} {each.version}", each.reason))
+            self.publish(events.PluginFailed(f"{each.distribution} {each.version}", each.reason))
         self.failures_told = len(failures)
 
     def _wait(self, step: PlannedStep, times: int = 0) -> None:
         if self.cancel.is_set():
             raise Interrupted("stopped; finished steps are kept", hint="run the same command again")
         if times == 1:
-            self.publish(Noticed(step.name, "another run is at this step; waiting for it"))
+            self.publish(events.Noticed(step.name, "another run is at this step; waiting for it"))
 
     def _step(self, step: PlannedStep, position: int, services: LiveServices) -> None:
         self._wait(step)
@@ -180,29 +169,19 @@ class _RunInProgress:
             raise PluginError(f"an input of step {step.name} was not made", plugin=step.chosen.backend.label)
         store, key = self.kernel.store, key_of(step, inputs, self.recipe)
         started = time.perf_counter()
-        manifest = store.find(key)
-        hit = manifest is not None
-        if manifest is None:
-            with store.lock(key, lambda times: self._wait(step, times)):
-                manifest = store.find(key)  # another run may have made it meanwhile
-                hit = manifest is not None
-                if manifest is None:
-                    manifest = self._work(step, key, inputs, position, services)
+        found = store.find(key)
+        with nullcontext() if found else store.lock(key, lambda times: self._wait(step, times)):
+            found = found or store.find(key)  # another run may have made it meanwhile
+            manifest = found or self._work(step, key, inputs, position, services)
+        hit = found is not None
         seconds, peak = time.perf_counter() - started, manifest.peak_memory_bytes
         self.history.append(_record(step, manifest, seconds, hit=hit))
         self.products |= bind(step, store.artifacts(manifest))
         name = step.chosen.backend.spec.name
-        self.publish(StepFinished(step.name, step.stage, name, seconds, hit, peak, manifest.meta))
+        self.publish(events.StepFinished(step.name, step.stage, name, seconds, hit, peak, manifest.meta))
         self._tell_failures()
 
-    def _work(
-        self,
-        step: PlannedStep,
-        key: str,
-        inputs: Sequence[Artifact | list[Artifact] | None],
-        position: int,
-        services: LiveServices,
-    ) -> Manifest:
+    def _work(self, step: PlannedStep, key: str, inputs: Inputs, position: int, services: LiveServices) -> Manifest:
         store, backend = self.kernel.store, step.chosen.backend
         with self._failing(step):
             resumed = store.resumable(key)
@@ -217,40 +196,32 @@ class _RunInProgress:
                 history=tuple(self.history),
                 cancel=self.cancel,
             )
-            self.publish(StepStarted(step.name, step.stage, backend.spec.name, position, len(self.plan.steps), resumed))
+            self.publish(
+                events.StepStarted(step.name, step.stage, backend.spec.name, position, len(self.plan.steps), resumed)
+            )
             started = time.perf_counter()
             method = getattr(step.chosen.make(), METHODS[step.stage])
             with PeakMemory() as peak, self.kernel.registry.wrapped("inhouse_step", step=running):
                 self.executor.execute(lambda: method(running, *inputs))
-            unsealed = self._unsealed(step, key, inputs, running.facts)
-            unsealed = evolve(unsealed, seconds=time.perf_counter() - started, peak_memory_bytes=peak.bytes)
+            unsealed = Manifest(
+                fingerprint=key,
+                step=step.name,
+                stage=step.stage,
+                backend=backend.spec.name,
+                plugin=f"{backend.distribution} {backend.version}",
+                version=backend.spec.version,
+                options=opt.plain(step.chosen.options),
+                seed=self.recipe.seed,
+                parents=_parents(inputs),
+                seconds=time.perf_counter() - started,
+                peak_memory_bytes=peak.bytes,
+                meta=running.facts,
+            )
             manifest = store.commit(unsealed, outputs)
         for product, artifact in zip(manifest.products, store.artifacts(manifest), strict=True):
             size = sum(each.size for each in product.files)
-            self.publish(ArtifactCommitted(step.name, product.kind, str(artifact.path), product.digest, size))
+            self.publish(events.ArtifactCommitted(step.name, product.kind, str(artifact.path), product.digest, size))
         return manifest
-
-    def _unsealed(
-        self, step: PlannedStep, key: str, inputs: Sequence[Artifact | list[Artifact] | None], facts: Mapping[str, Json]
-    ) -> Manifest:
-        """What is known of the step's outputs before the store has measured and sealed them."""
-        backend = step.chosen.backend
-        return Manifest(
-            fingerprint=key,
-            step=step.name,
-            stage=step.stage,
-            backend=backend.spec.name,
-            plugin=f"{backend.distribution} {backend.version}",
-            version=backend.spec.version,
-            options=opt.plain(step.chosen.options),
-            seed=self.recipe.seed,
-            parents=tuple(_parents(inputs)),
-            products=(),
-            seconds=0.0,
-            peak_memory_bytes=0,
-            created=0.0,
-            meta=facts,
-        )
 
     @contextmanager
     def _failing(self, step: PlannedStep) -> Iterator[None]:
@@ -261,7 +232,7 @@ class _RunInProgress:
         except (InhouseError, KeyboardInterrupt) as error:
             if isinstance(error, InhouseError) and error.plugin is None and not isinstance(error, Interrupted):
                 error.plugin = backend.label
-            self.publish(StepFailed(step.name, step.stage, backend.spec.name, str(error)))
+            self.publish(events.StepFailed(step.name, step.stage, backend.spec.name, str(error)))
             raise
         except Exception as error:
             trace = self.opened.folder / f"{step.name}.traceback.txt"
@@ -272,35 +243,21 @@ class _RunInProgress:
                 plugin=backend.label,
                 hint="run the same command again to go on; report the file above to the plugin's authors",
             )
-            self.publish(StepFailed(step.name, step.stage, backend.spec.name, str(failed)))
+            self.publish(events.StepFailed(step.name, step.stage, backend.spec.name, str(failed)))
             raise failed from error
 
     def _deploy(self) -> Path | None:
-        """Copies the bundle out of the store, where its owner may use and change it; a changed one is kept."""
-        made = next((a for (_, kind), a in self.products.items() if kind == "bundle"), None)
-        if made is None:
+        """Where the bundle lies for its owner: where its packager puts it, else in the store."""
+        step = next((each for each in self.plan.steps if (each.name, "bundle") in self.products), None)
+        if step is None:
             return None
-        final = self.kernel.home / "bundles" / self.recipe.name
-        mark = final.with_name(f".{self.recipe.name}.digest")
-        if final.is_dir() and mark.is_file() and mark.read_text() == made.digest:
-            return final
-        aside, old = final.with_name(f".{self.recipe.name}.new"), final.with_name(f".{self.recipe.name}.old")
-        for folder in (aside, old):
-            shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(made.path, aside)
-        there = tree_digest(final) if final.exists() else None
-        if there == made.digest or (
-            mark.is_file() and there == mark.read_text()
-        ):  # killed before the mark, or unchanged
-            final.rename(old)
-        elif there:
-            kept = final.with_name(f"{self.recipe.name}.{self.opened.folder.name}")
-            final.rename(kept)
-            self.publish(Noticed(made.step, f"{final} was changed since it was made; that one is now {kept.name}"))
-        aside.rename(final)
-        mark.write_text(made.digest)
-        shutil.rmtree(old, ignore_errors=True)
-        return final
+        made, packager = self.products[step.name, "bundle"], step.chosen.make()
+        if not hasattr(packager, "deploy"):
+            return made.path
+        with self._failing(step):
+            place = self.kernel.home / "bundles" / self.recipe.name
+            deployed: Path = packager.deploy(made, place, lambda text: self.publish(events.Noticed(step.name, text)))
+        return deployed
 
 
 def _record(step: PlannedStep, manifest: Manifest, seconds: float, *, hit: bool) -> StepRecord:
@@ -320,10 +277,6 @@ def _record(step: PlannedStep, manifest: Manifest, seconds: float, *, hit: bool)
     )
 
 
-def _parents(inputs: Sequence[Artifact | list[Artifact] | None]) -> list[str]:
-    found = []
-    for each in inputs:
-        for artifact in each if isinstance(each, list) else [each]:
-            if artifact:
-                found.append(f"{artifact.step}:{artifact.kind}:{artifact.digest}")
-    return found
+def _parents(inputs: Inputs) -> tuple[str, ...]:
+    flat = [artifact for each in inputs for artifact in (each if isinstance(each, list) else [each]) if artifact]
+    return tuple(f"{each.step}:{each.kind}:{each.digest}" for each in flat)

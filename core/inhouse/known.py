@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-FIRST_PARTY: Mapping[tuple[str, str], str] = {
-    ("source", "smollm2"): "inhouse-smollm2",
-    ("source", "local"): "inhouse-smollm2",
-    ("source", "hub"): "inhouse-smollm2",
-    ("source", "jsonl"): "inhouse-data",
-    ("trainer", "pretrain"): "inhouse-torch",
-    ("trainer", "scratch"): "inhouse-torch",
-    ("trainer", "lora"): "inhouse-peft",
-    ("quantizer", "gguf"): "inhouse-gguf",
-    ("quantizer", "gguf-adapter"): "inhouse-gguf",
-    ("quantizer", "bitsandbytes"): "inhouse-bitsandbytes",
-    ("runtime", "llamacpp"): "inhouse-llamacpp",
-    ("runtime", "transformers"): "inhouse-transformers",
-    ("embedder", "minilm"): "inhouse-minilm",
-    ("indexer", "sqlite"): "inhouse-knowledge",
-    ("vector_store", "hnswlib"): "inhouse-hnswlib",
-    ("agent", "react"): "inhouse-react",
-    ("tool", "search_knowledge"): "inhouse-tools",
-    ("tool", "calculator"): "inhouse-tools",
-    ("tool", "sqlite"): "inhouse-tools",
-    ("evaluator", "tasks"): "inhouse-evaluate",
-    ("packager", "folder"): "inhouse-bundle",
-    ("command", "ask"): "inhouse-answer",
-    ("command", "chat"): "inhouse-answer",
-    ("command", "tune"): "inhouse-tune",
-    **{
-        ("command", name): "inhouse-commands"
-        for name in ("init", "plan", "report", "step", "config", "artifacts", "events", "doctor")
-    },
+_BRINGS = {
+    "inhouse-smollm2": {"source": ["smollm2", "local", "hub"]},
+    "inhouse-data": {"source": ["jsonl"]},
+    "inhouse-torch": {"trainer": ["pretrain", "scratch"]},
+    "inhouse-peft": {"trainer": ["lora"]},
+    "inhouse-gguf": {"quantizer": ["gguf", "gguf-adapter"]},
+    "inhouse-bitsandbytes": {"quantizer": ["bitsandbytes"]},
+    "inhouse-llamacpp": {"runtime": ["llamacpp"]},
+    "inhouse-transformers": {"runtime": ["transformers"]},
+    "inhouse-minilm": {"embedder": ["minilm"]},
+    "inhouse-knowledge": {"indexer": ["sqlite"]},
+    "inhouse-hnswlib": {"vector_store": ["hnswlib"]},
+    "inhouse-react": {"agent": ["react"]},
+    "inhouse-tools": {"tool": ["search_knowledge", "calculator", "sqlite"]},
+    "inhouse-evaluate": {"evaluator": ["tasks"]},
+    "inhouse-bundle": {"packager": ["folder"]},
+    "inhouse-answer": {"command": ["ask", "chat"]},
+    "inhouse-tune": {"command": ["tune"]},
+    "inhouse-commands": {"command": ["init", "plan", "report", "step", "config", "artifacts", "events", "doctor"]},
 }
+
+FIRST_PARTY: Mapping[tuple[str, str], str] = {
+    (kind, name): distribution
+    for distribution, brings in _BRINGS.items()
+    for kind, names in brings.items()
+    for name in names
+}
+"""From (kind, name) to the distribution that brings it."""

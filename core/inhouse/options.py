@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import cattrs
-from attrs import NOTHING, Factory, fields, has
+from attrs import NOTHING, fields
 
 from inhouse import artifacts, codec
 from inhouse.errors import RecipeError
@@ -95,21 +95,3 @@ def counting(options: Any) -> dict[str, Any]:
         elif isinstance(value, Path):
             data[each.name] = f"sha256:{artifacts.tree_digest(value)}"
     return data
-
-
-def described(kind: type[Any]) -> list[tuple[str, str, Any, str]]:
-    """(name, type, default, help) of each option, for docs and ``inhouse config``."""
-    rows, hints = [], get_type_hints(kind)
-    for each in fields(kind):
-        default = each.default
-        if isinstance(default, Factory):  # type: ignore[arg-type]
-            default = default.factory() if not default.takes_self else "…"
-        hint = hints[each.name]
-        shown = str(hint).replace("pathlib.", "").replace("typing.", "") if get_args(hint) else hint.__name__
-        rows.append((each.name, shown, None if default is NOTHING else default, each.metadata.get("help", "")))
-    return rows
-
-
-def is_options(kind: type[Any]) -> bool:
-    """Whether a class can hold options."""
-    return has(kind)

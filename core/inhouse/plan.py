@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import evolve, field, frozen
 
@@ -22,6 +22,10 @@ SPARE_DISK = 200 << 20
 """Bytes left free beside what a plan needs."""
 
 
+Inputs: TypeAlias = list[Artifact | list[Artifact] | None]
+"""What a step is called with, in the order of its spec's ``consumes``."""
+
+
 @frozen
 class Chosen:
     """A backend with its options, as a recipe (or a bundle) chose it."""
@@ -32,27 +36,23 @@ class Chosen:
 
     def make(self, *arguments: Any) -> Any:
         """An instance. Raises typed errors as they are, anything else as ``PluginError``."""
-        made = self.backend.load()
-        try:
-            return made(self.options, *arguments)
-        except InhouseError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"{made.__name__} cannot be made: {type(error).__name__}: {error}", plugin=self.backend.label
-            ) from error
+        return self._calling(
+            f"{self.backend.spec.factory} cannot be made", self.backend.load(), self.options, *arguments
+        )
 
     def ask(self, method: str) -> Any:
         """What an optional method (``probe``, ``describe``) says; None when the backend has none."""
         if not hasattr(self.backend.load(), method):
             return None
-        made = self.make()
+        return self._calling(method, getattr(self.make(), method))
+
+    def _calling(self, what: str, called: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return getattr(made, method)()
+            return called(*arguments)
         except InhouseError:
             raise
         except Exception as error:
-            raise PluginError(f"{method}: {type(error).__name__}: {error}", plugin=self.backend.label) from error
+            raise PluginError(f"{what}: {type(error).__name__}: {error}", plugin=self.backend.label) from error
 
     def counting(self) -> dict[str, Any]:
         """What of the choice decides output bytes."""
@@ -280,7 +280,7 @@ class Planner:
                 )
 
 
-def key_of(step: PlannedStep, inputs: list[Artifact | list[Artifact] | None], recipe: Recipe) -> str:
+def key_of(step: PlannedStep, inputs: Inputs, recipe: Recipe) -> str:
     """The step's fingerprint: stage, backend, version, options, inputs by digest, seed, and for stages that
     answer or say so the target and the answering side."""
     parts: dict[str, Any] = {
@@ -318,11 +318,9 @@ def cached(plan: Plan, store: Store) -> dict[str, Manifest]:
     return found
 
 
-def gather(
-    step: PlannedStep, products: Mapping[tuple[str, str], Artifact]
-) -> list[Artifact | list[Artifact] | None] | None:
+def gather(step: PlannedStep, products: Mapping[tuple[str, str], Artifact]) -> Inputs | None:
     """The step's inputs from what was made so far; None when one is not there yet."""
-    gathered: list[Artifact | list[Artifact] | None] = []
+    gathered: Inputs = []
     for wanted, names in zip(step.chosen.backend.spec.consumes, step.inputs, strict=True):
         if names is None:
             gathered.append(None)

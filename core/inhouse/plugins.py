@@ -12,13 +12,12 @@ from typing import Any
 
 import pluggy
 import structlog
-from attrs import asdict, evolve, fields_dict, frozen
+from attrs import asdict, fields_dict, frozen, has
 
 from inhouse import hookspecs
 from inhouse.errors import PluginError, RecipeError
 from inhouse.events import Event
 from inhouse.known import FIRST_PARTY
-from inhouse.options import is_options
 from inhouse.specs import API_VERSION, SPEC_TYPES, Spec, StageSpec
 
 GROUP = "inhouse"
@@ -26,13 +25,26 @@ log = structlog.get_logger(__name__)
 
 
 @frozen
-class Backend:
-    """A spec, and the distribution that made it."""
+class Plugin:
+    """An entry point, and the distribution that it came with."""
 
-    spec: Spec
     plugin: str
     distribution: str
     version: str
+
+
+@frozen
+class Failure(Plugin):
+    """A plugin that is left out, or one of its declarations, and why."""
+
+    reason: str
+
+
+@frozen
+class Backend(Plugin):
+    """A spec, and the plugin that declares it."""
+
+    spec: Spec
 
     @property
     def label(self) -> str:
@@ -53,26 +65,6 @@ class Backend:
         return made
 
 
-@frozen
-class Failure:
-    """A plugin that is left out, or one of its declarations, and why."""
-
-    plugin: str
-    distribution: str
-    version: str
-    reason: str
-
-
-@frozen
-class Loaded:
-    """A plugin module that was imported."""
-
-    name: str
-    distribution: str
-    version: str
-    module: Any
-
-
 class Registry:
     """All backends that installed plugins declare, by kind and name."""
 
@@ -80,7 +72,7 @@ class Registry:
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
         self.failures: list[Failure] = []
-        self.loaded: list[Loaded] = []
+        self._plugins: dict[int, Plugin] = {}  # by id of their module
         found = entry_points(group=GROUP) if points is None else points
         for point in sorted(found, key=lambda each: (each.dist.name if each.dist else "", each.name)):
             self._load(point)
@@ -162,42 +154,40 @@ class Registry:
                         raise PluginError("yields more than once")
 
     def _load(self, point: EntryPoint) -> None:
-        made = Loaded(
-            point.name, point.dist.name if point.dist else "?", point.dist.version if point.dist else "?", None
-        )
+        made = Plugin(point.name, point.dist.name if point.dist else "?", point.dist.version if point.dist else "?")
+        name = f"{made.distribution}:{made.plugin}"
         try:
             module = point.load()
-            self.manager.register(module, name=f"{made.distribution}:{made.name}")
-            unknown = [
-                name
-                for name in dir(module)
-                if self.manager.parse_hookimpl_opts(module, name) is not None and not hasattr(hookspecs, name)
-            ]
+            self.manager.register(module, name=name)
+            marked = (each for each in dir(module) if self.manager.parse_hookimpl_opts(module, each) is not None)
+            unknown = [each for each in marked if not hasattr(hookspecs, each)]
             if unknown:
                 raise PluginError(f"implements unknown hooks {', '.join(unknown)}; it needs another version of inhouse")
         except (Exception, SystemExit) as error:
-            if self.manager.has_plugin(f"{made.distribution}:{made.name}"):
-                self.manager.unregister(name=f"{made.distribution}:{made.name}")
+            if self.manager.has_plugin(name):
+                self.manager.unregister(name=name)
             self._fail(made, str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}")
-            return
-        self.loaded.append(evolve(made, module=module))
+        else:
+            self._plugins[id(module)] = made
 
-    def _ask(self, hook: str, arguments: dict[str, Any]) -> list[tuple[Loaded, Any]]:
-        results: list[tuple[Loaded, Any]] = []
+    def _ask(self, hook: str, arguments: dict[str, Any]) -> list[tuple[Plugin, Any]]:
+        results: list[tuple[Plugin, Any]] = []
         for plugin, implementation in self._implementations(hook, arguments):
             with self._isolated(plugin, hook):
                 results += [(plugin, each) for each in implementation() or ()]
         return results
 
-    def _implementations(self, hook: str, arguments: dict[str, Any]) -> list[tuple[Loaded, Callable[[], Any]]]:
-        by_module = {id(each.module): each for each in self.loaded}
+    def _implementations(self, hook: str, arguments: dict[str, Any]) -> list[tuple[Plugin, Callable[[], Any]]]:
         return [
-            (by_module[id(each.plugin)], partial(each.function, **{name: arguments[name] for name in each.argnames}))
+            (
+                self._plugins[id(each.plugin)],
+                partial(each.function, **{name: arguments[name] for name in each.argnames}),
+            )
             for each in getattr(self.manager.hook, hook).get_hookimpls()
         ]
 
     @contextmanager
-    def _isolated(self, plugin: Loaded, hook: str) -> Iterator[None]:
+    def _isolated(self, plugin: Plugin, hook: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -214,11 +204,11 @@ class Registry:
             if wrong:
                 self._fail(plugin, wrong)
             else:
-                found.append(Backend(spec, plugin.name, plugin.distribution, plugin.version))
+                found.append(Backend(plugin.plugin, plugin.distribution, plugin.version, spec))
         return found
 
-    def _fail(self, plugin: Loaded, reason: str) -> None:
-        failure = Failure(plugin.name, plugin.distribution, plugin.version, reason)
+    def _fail(self, plugin: Plugin, reason: str) -> None:
+        failure = Failure(plugin.plugin, plugin.distribution, plugin.version, reason)
         log.warning("plugin left out", **asdict(failure))
         self.failures.append(failure)
 
@@ -228,7 +218,7 @@ def _wrong(spec: Any, kind: type[Spec]) -> str | None:
         return f"inhouse_{kind.kind}s yields {type(spec).__name__}, not {kind.__name__}"
     if spec.api != API_VERSION:
         return f"{kind.kind} {spec.name!r} is for plugin interface {spec.api}, this is {API_VERSION}"
-    if not is_options(spec.options):
+    if not has(spec.options):
         return f"{kind.kind} {spec.name!r}: options is no attrs class"
     if isinstance(spec, StageSpec) and not spec.produces:
         return f"{kind.kind} {spec.name!r} produces nothing"

@@ -124,7 +124,12 @@ class Evaluator(Protocol):
 
 
 class Packager(Protocol):
-    """Writes the folder that gets deployed (kind ``bundle``)."""
+    """Writes the folder that gets deployed (kind ``bundle``).
+
+    It may have ``deploy(bundle: Artifact, folder: Path, notice: Callable[[str], None]) -> Path``, called after
+    every run, also when the bundle was found in the store: puts the bundle where its owner uses and changes
+    it, and returns that place. Without it the bundle stays in the store.
+    """
 
     def package(self, step: Step, *inputs: Any) -> None: ...
 

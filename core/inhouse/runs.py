@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import structlog
-from attrs import asdict, define, frozen
+from attrs import define, frozen
 
 from inhouse import codec
 from inhouse.artifacts import write_text
@@ -117,21 +116,3 @@ def load_record(folder: Path) -> RunRecord:
     if not path.is_file():
         raise RecipeError("this run has not ended (or was killed)", where=str(folder), hint="inhouse run RECIPE")
     return codec.loads(path.read_bytes(), RunRecord, where=str(path))
-
-
-def report(record: RunRecord) -> Mapping[str, Any]:
-    """The run's report for scripts: steps, tasks, peak memory, bundle, and what the evaluator measured."""
-    measured: dict[str, Any] = {}
-    path = Path(record.report or "") / "report.json"
-    if record.report and path.is_file():
-        measured = codec.loads(path.read_bytes(), dict[str, Any], where=str(path))
-    return {
-        **{key: value for key, value in measured.items() if key != "verdicts"},
-        "run": record.id,
-        "recipe": record.recipe,
-        "seconds": record.seconds,
-        "steps": [asdict(each, filter=lambda a, _: a.name not in ("options", "meta")) for each in record.steps],
-        "peak_memory_bytes": record.peak_memory_bytes,
-        "bundle": record.bundle,
-        "error": record.error,
-    }

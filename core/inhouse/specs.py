@@ -92,115 +92,89 @@ class Spec:
     target: bool = False
 
 
-@frozen(kw_only=True)
 class StageSpec(Spec):
     """A backend that does a step: it turns artifacts into artifacts."""
 
 
-@frozen(kw_only=True)
 class SourceSpec(StageSpec):
     """Brings something in: a base model, training data, documents. See :class:`~inhouse.protocols.Source`."""
 
     kind = "source"
 
 
-@frozen(kw_only=True)
 class TrainerSpec(StageSpec):
     """Changes weights. See :class:`~inhouse.protocols.Trainer`."""
 
     kind = "trainer"
 
 
-@frozen(kw_only=True)
 class QuantizerSpec(StageSpec):
     """Makes a model smaller. See :class:`~inhouse.protocols.Quantizer`."""
 
     kind = "quantizer"
 
 
-@frozen(kw_only=True)
 class IndexerSpec(StageSpec):
     """Makes documents searchable. See :class:`~inhouse.protocols.Indexer`."""
 
     kind = "indexer"
 
 
-@frozen(kw_only=True)
 class EvaluatorSpec(StageSpec):
     """Measures what was made. See :class:`~inhouse.protocols.Evaluator`."""
 
     kind = "evaluator"
 
 
-@frozen(kw_only=True)
 class PackagerSpec(StageSpec):
     """Puts together what gets deployed. See :class:`~inhouse.protocols.Packager`."""
 
     kind = "packager"
 
 
-@frozen(kw_only=True)
 class RuntimeSpec(Spec):
     """Runs a model: ``consumes`` names the kinds it opens. See :class:`~inhouse.protocols.Runtime`."""
 
     kind = "runtime"
 
 
-@frozen(kw_only=True)
 class EmbedderSpec(Spec):
     """Turns text into vectors. See :class:`~inhouse.protocols.Embedder`."""
 
     kind = "embedder"
 
 
-@frozen(kw_only=True)
 class VectorStoreSpec(Spec):
     """Finds near vectors. See :class:`~inhouse.protocols.VectorStore`."""
 
     kind = "vector_store"
 
 
-@frozen(kw_only=True)
 class ToolSpec(Spec):
     """Something an agent can call. See :class:`~inhouse.protocols.Tool`."""
 
     kind = "tool"
 
 
-@frozen(kw_only=True)
 class AgentSpec(Spec):
     """Turns a question into an answer. See :class:`~inhouse.protocols.Agent`."""
 
     kind = "agent"
 
 
-@frozen(kw_only=True)
 class ExecutorSpec(Spec):
     """Decides where a step runs. See :class:`~inhouse.protocols.Executor`."""
 
     kind = "executor"
 
 
-@frozen(kw_only=True)
 class CommandSpec(Spec):
     """A command of the command line: ``factory`` names a ``click.Command``, which is imported when it is called."""
 
     kind = "command"
 
 
-SPEC_TYPES: tuple[type[Spec], ...] = (
-    SourceSpec,
-    TrainerSpec,
-    QuantizerSpec,
-    IndexerSpec,
-    EvaluatorSpec,
-    PackagerSpec,
-    RuntimeSpec,
-    EmbedderSpec,
-    VectorStoreSpec,
-    ToolSpec,
-    AgentSpec,
-    ExecutorSpec,
-    CommandSpec,
+SPEC_TYPES: tuple[type[Spec], ...] = tuple(
+    each for each in list(vars().values()) if isinstance(each, type) and issubclass(each, Spec) and each.kind
 )
 """All kinds of backend; the hook of a kind is ``inhouse_<kind>s``."""

@@ -22,7 +22,7 @@ KEY = "k" * 64
 
 
 def unsealed(key: str = KEY) -> Manifest:
-    return Manifest(key, "quantize", "quantizer", "gguf", "inhouse-gguf 1", 1, {}, 0, (), (), 1.0, 0, 0.0, {"bits": 4})
+    return Manifest(key, "quantize", "quantizer", "gguf", "inhouse-gguf 1", 1, {}, 0, (), 1.0, 0, {"bits": 4})
 
 
 def make(store: Store, key: str = KEY, text: str = "weights") -> Manifest:
@@ -187,7 +187,7 @@ outputs, _ = store.begin(key, ["model/gguf"])
 for number in range(files):
     (outputs["model/gguf"] / f"{number}.bin").write_bytes(bytes([number]) * 20_000)
 print("ready", flush=True)
-store.commit(Manifest(key, "s", "quantizer", "g", "p 1", 1, {}, 0, (), (), 1.0, 0, 0.0), outputs)
+store.commit(Manifest(key, "s", "quantizer", "g", "p 1", 1, {}, 0, (), 1.0, 0), outputs)
 print("done", flush=True)
 """
 

@@ -215,7 +215,7 @@ def test_a_background_listener_that_fails_is_named() -> None:
         raise OSError("disk full")
 
     bus.subscribe(ListenerFailed, failures.append)
-    bus.subscribe(Said, broken, background=4, envelope=False)
+    bus.subscribe(Said, broken, background=4)
     bus.publish(Said("a"))
     bus.close()
     (failure,) = failures
@@ -230,7 +230,7 @@ def test_a_background_listener_with_envelopes_that_fails_is_named() -> None:
         raise OSError("disk full")
 
     bus.subscribe(ListenerFailed, failures.append)
-    bus.subscribe(Said, broken, background=4, envelope=True)
+    bus.subscribe_envelopes(Said, broken, background=4)
     bus.publish(Said("a"))
     bus.close()
     assert ["broken" in each.listener and each.event for each in failures] == ["Said"]
@@ -267,7 +267,7 @@ def test_close_lets_background_listeners_finish_and_later_events_do_not_wait() -
 
 def test_envelopes_say_where_an_event_came_from() -> None:
     bus, heard = Bus(run="run-1", source="test", strict=True), []
-    bus.subscribe(Said, heard.append, envelope=True)
+    bus.subscribe_envelopes(Said, heard.append)
     bus.publish(Said("a"))
     with bus.caused_by(heard[0].id):
         bus.publish(Said("b"))

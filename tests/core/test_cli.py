@@ -32,9 +32,9 @@ def test_plugins(done: Path) -> None:
     assert "shrink" in out(["plugins"], done)
 
 
-def test_run_prints_the_report_as_json(done: Path) -> None:
-    report = out(["run", "--json"], done)
-    assert all(each["cached"] for each in report["steps"])
+def test_run_prints_its_record_as_json(done: Path) -> None:
+    record = out(["run", "--json"], done)
+    assert all(each["cached"] for each in record["steps"])
 
 
 # --- what goes wrong --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inhouse import hookspecs
+from inhouse import hookspecs, specs
 from inhouse.specs import SPEC_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +18,7 @@ HOOKS = {name: each for name, each in vars(hookspecs).items() if name.startswith
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_the_example_in_the_docstring_runs(name: str) -> None:
-    examples = doctest.DocTestFinder(recurse=False).find(HOOKS[name], name, globs=dict(vars(hookspecs)))
+    examples = doctest.DocTestFinder(recurse=False).find(HOOKS[name], name, globs={**vars(specs), **vars(hookspecs)})
     (example,) = examples
     assert example.examples, f"{name} has no example"
     assert doctest.DocTestRunner().run(example).failed == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from inhouse.events import (
 )
 from inhouse.values import Artifact
 from support.distributions import TESTS, environment, registry
+from support.fakes import Box
 
 Module = Callable[..., str]
 STEPS = ["base", "data", "finetune", "quantize", "knowledge", "evaluate", "bundle"]
@@ -363,17 +365,13 @@ def _keys_of_next_step(kernel: Kernel, recipe: Path, monkeypatch: pytest.MonkeyP
 # --- records and events -----------------------------------------------------------------------------
 
 
-def test_the_record_and_the_report(kernel: Kernel, recipe: Path) -> None:
+def test_the_record(kernel: Kernel, recipe: Path) -> None:
     run = kernel.run(load(recipe))
     record = runs.load_record(runs.last_run(kernel.home))
     assert record == run.record
     assert runs.last_run(kernel.home, record.id) == kernel.home / "runs" / record.id
-    report = runs.report(record)
-    assert [step["name"] for step in report["steps"]] == STEPS
-    assert report["bundle"] == record.bundle
-    assert report["peak_memory_bytes"] > 0
-    assert report["answers"]
-    json.dumps(report)
+    assert [step.name for step in record.steps] == STEPS
+    assert record.peak_memory_bytes > 0
 
 
 def test_no_run_yet_and_no_such_run(kernel: Kernel, recipe: Path) -> None:
@@ -454,27 +452,33 @@ def test_a_log_line_in_a_step_is_bound_to_it(tmp_path: Path, module: Module) -> 
 # --- the bundle's copy ------------------------------------------------------------------------------
 
 
-def test_a_bundle_that_its_owner_changed_is_kept(kernel: Kernel, recipe: Path) -> None:
+def test_a_bundle_is_deployed_by_its_packager_also_from_the_store(kernel: Kernel, recipe: Path) -> None:
     bundle = Path(str(kernel.run(load(recipe)).record.bundle))
-    kernel.run(load(recipe, "quantize.shrink.type=q8"))
-    assert [each.name for each in bundle.parent.iterdir() if not each.name.startswith(".")] == ["fake"]
-    (bundle / "note.txt").write_text("mine")
-    kernel.run(load(recipe, "quantize.shrink.type=q8"))
-    assert (bundle / "note.txt").exists()
+    assert bundle == kernel.home / "bundles" / "fake"
+    shutil.rmtree(bundle)
     bus, heard = listener()
-    kernel.run(load(recipe, "quantize.shrink.type=q2"), bus=bus)
-    (kept,) = bundle.parent.glob("fake.*")
-    assert (kept / "note.txt").read_text() == "mine"
-    assert not (bundle / "note.txt").exists()
-    assert (bundle / "model" / "model.txt").read_text().startswith("q2(")
-    assert any(kept.name in each.message for each in of(Noticed, heard))
+    assert kernel.run(load(recipe), bus=bus).record.bundle == str(bundle)
+    assert (bundle / "model" / "model.txt").exists()
+    assert [each.message for each in of(Noticed, heard)] == ["deployed"]
 
 
-def test_a_run_killed_before_the_bundle_was_marked_sets_nothing_aside(kernel: Kernel, recipe: Path) -> None:
-    bundle = Path(str(kernel.run(load(recipe)).record.bundle))
-    bundle.with_name(".fake.digest").write_text("of the bundle before")
-    kernel.run(load(recipe))
-    assert [each.name for each in bundle.parent.iterdir() if not each.name.startswith(".")] == ["fake"]
+def test_a_bundle_without_a_packager_that_deploys_stays_in_the_store(
+    kernel: Kernel, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Box, "deploy")
+    run = kernel.run(load(recipe))
+    assert run.record.bundle == str(run["bundle"].path)
+
+
+def test_a_packager_that_cannot_deploy_fails_the_run(
+    kernel: Kernel, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Path:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Box, "deploy", full)
+    with pytest.raises(StepError, match="step bundle failed: OSError: disk full"):
+        kernel.run(load(recipe))
 
 
 def test_the_home_is_given_or_in_the_environment_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

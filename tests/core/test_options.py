@@ -138,15 +138,3 @@ def test_plain_and_paths(tmp_path: Path) -> None:
     assert opt.plain(made)["data"] == str(tmp_path / "a")
     assert opt.paths(made) == ["data"]
     assert opt.paths(build({})) == []
-
-
-def test_options_are_described() -> None:
-    rows = {name: (kind, default, text) for name, kind, default, text in opt.described(Options)}
-    assert rows["rank"] == ("int", 8, "LoRA rank")
-    assert rows["data"] == ("Path | None", None, "a file")
-    assert rows["parameters"][1] == {}
-
-
-def test_what_can_hold_options() -> None:
-    assert opt.is_options(Options)
-    assert not opt.is_options(dict)

@@ -6,7 +6,6 @@ import sys
 
 import click
 
-from inhouse import runs
 from inhouse.cli.common import (
     emit,
     home_option,
@@ -37,6 +36,6 @@ def command(
     terminal = sys.stderr.isatty() and not quiet
     run = kernel.run(loaded, until=until, terminal=terminal, cancel=cancel)
     if as_json:
-        emit(runs.report(run.record))
+        emit(run.record)
     elif run.record.bundle:
         click.echo(run.record.bundle)

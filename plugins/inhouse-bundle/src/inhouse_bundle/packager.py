@@ -9,7 +9,7 @@ README.md report.html report.json lineage.json
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from attrs import asdict, define
@@ -23,6 +23,7 @@ from inhouse_answer.bundle import SETTINGS, BundleSettings
 
 from . import FolderOptions
 from .copying import copy, size_of
+from .deploy import deploy
 from .lineage import lineage, without_paths
 from .modelfile import GGUF, modelfile
 from .page import Content, card, html
@@ -70,6 +71,10 @@ class FolderPackager:
         write_text(folder / "report.html", html(content))
         write_text(folder / "README.md", card(content))
         step.note(bytes=size_of(folder))
+
+    def deploy(self, bundle: Artifact, folder: Path, notice: Callable[[str], None]) -> Path:
+        """Puts the bundle into ``folder``; see :func:`inhouse_bundle.deploy.deploy`."""
+        return deploy(bundle, folder, notice)
 
     def _settings(self, step: Step, model: Artifact, knowledge: bool) -> BundleSettings:
         made = bring(

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from attrs import asdict
 
-from inhouse import runs
+from inhouse import codec, runs
 from inhouse.cli.common import emit, home_option, json_option, open_kernel, table
 from inhouse_commands.units import human_bytes
 
@@ -19,7 +20,7 @@ from inhouse_commands.units import human_bytes
 def command(key: str | None, home: str | None, as_json: bool) -> None:
     """Show what the last run made and measured."""
     kernel = open_kernel(home)
-    report = dict(runs.report(runs.load_record(runs.last_run(kernel.home, key))))
+    report = _report(runs.load_record(runs.last_run(kernel.home, key)))
     if as_json:
         emit(report)
         return
@@ -39,6 +40,24 @@ def command(key: str | None, home: str | None, as_json: bool) -> None:
     if report["bundle"]:
         click.echo(f"bundle: {report['bundle']}")
         click.echo(f"page:   {Path(report['bundle']) / 'report.html'}")
+
+
+def _report(record: runs.RunRecord) -> dict[str, Any]:
+    """The run's report for scripts: steps, tasks, peak memory, bundle, and what the evaluator measured."""
+    measured: dict[str, Any] = {}
+    path = Path(record.report or "") / "report.json"
+    if record.report and path.is_file():
+        measured = codec.loads(path.read_bytes(), dict[str, Any], where=str(path))
+    return {
+        **{key: value for key, value in measured.items() if key != "verdicts"},
+        "run": record.id,
+        "recipe": record.recipe,
+        "seconds": record.seconds,
+        "steps": [asdict(each, filter=lambda a, _: a.name not in ("options", "meta")) for each in record.steps],
+        "peak_memory_bytes": record.peak_memory_bytes,
+        "bundle": record.bundle,
+        "error": record.error,
+    }
 
 
 def _models(report: dict[str, Any]) -> list[tuple[str, ...]]:

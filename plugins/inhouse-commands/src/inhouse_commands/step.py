@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from inhouse import options as opt
 from inhouse.artifacts import tree_digest
 from inhouse.cli.common import emit, open_kernel, stop_on_interrupt
 from inhouse.errors import DataError, RecipeError
@@ -21,6 +20,7 @@ from inhouse.recipe import Recipe, parse_value
 from inhouse.sealed import seal
 from inhouse.specs import Spec
 from inhouse.values import Artifact
+from inhouse_commands.described import described
 
 
 class Stages(click.Group):
@@ -53,7 +53,7 @@ def command() -> None:
 
 
 def _command(use: str, spec: Spec) -> click.Command:
-    rows = opt.described(spec.options)
+    rows = described(spec.options)
     flags = {name: "--" + name.replace("_", "-") for name, *_ in rows}
 
     def run(inputs: Sequence[str], **words: Any) -> None:
