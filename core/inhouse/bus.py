@@ -194,16 +194,8 @@ class Bus:
         self.publish(ListenerFailed(name, type(event).__name__, f"{type(error).__name__}: {error}"))
 
     def _wrap(self, event: Event) -> Envelope:
-        return Envelope(
-            uuid.uuid4().hex,
-            next(self._sequence),
-            time.time(),
-            self.run,
-            self.source,
-            getpid(),
-            event,
-            self._thread().parent,
-        )
+        number, parent = next(self._sequence), self._thread().parent
+        return Envelope(uuid.uuid4().hex, number, time.time(), self.run, self.source, getpid(), event, parent)
 
 
 class _Thread:

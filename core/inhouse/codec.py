@@ -16,15 +16,10 @@ from inhouse.events import Event, UnknownEvent
 T = TypeVar("T")
 
 
-def _make() -> Any:
-    made = make_converter(forbid_extra_keys=True, detailed_validation=True)
-    made.register_unstructure_hook(Path, str)
-    made.register_structure_hook(Path, lambda value, _: Path(value))
-    return made
-
-
-converter = _make()
+converter: Any = make_converter(forbid_extra_keys=True, detailed_validation=True)
 """Strict: unknown keys are errors. Paths are strings."""
+converter.register_unstructure_hook(Path, str)
+converter.register_structure_hook(Path, lambda value, _: Path(value))
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:

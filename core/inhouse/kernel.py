@@ -75,7 +75,7 @@ class Kernel:
 
         Raises ``RecipeError``, ``ResourceError`` or ``PluginError``.
         """
-        return Planner(recipe, self.registry, given).plan()
+        return Planner(recipe, self.registry, given or {}).plan()
 
     def cached(self, plan: Plan) -> dict[str, Manifest]:
         """Steps of a plan whose result is in the store."""
@@ -137,14 +137,12 @@ class _RunInProgress:
             self.opened.finish(self.history, time.perf_counter() - started, error=message)
             self.publish(events.RunFailed(self.recipe.name, message))
             if isinstance(error, KeyboardInterrupt):
-                raise Interrupted("stopped; finished steps are kept", hint="run the same command again") from error
+                raise _stopped() from error
             raise
         seconds = time.perf_counter() - started
-        report = next((a.path for (_, kind), a in self.products.items() if kind == "report"), None)
+        report = next((str(a.path) for (_, kind), a in self.products.items() if kind == "report"), None)
         record = self.opened.finish(self.history, seconds, bundle=bundle, report=report)
-        self.publish(
-            events.RunFinished(self.recipe.name, seconds, record.peak_memory_bytes, str(bundle) if bundle else None)
-        )
+        self.publish(events.RunFinished(self.recipe.name, seconds, record.peak_memory_bytes, bundle))
         return Run(record, self.products)
 
     def publish(self, event: events.Event) -> None:
@@ -158,7 +156,7 @@ class _RunInProgress:
 
     def _wait(self, step: PlannedStep, times: int = 0) -> None:
         if self.cancel.is_set():
-            raise Interrupted("stopped; finished steps are kept", hint="run the same command again")
+            raise _stopped()
         if times == 1:
             self.publish(events.Noticed(step.name, "another run is at this step; waiting for it"))
 
@@ -229,35 +227,39 @@ class _RunInProgress:
         backend = step.chosen.backend
         try:
             yield
-        except (InhouseError, KeyboardInterrupt) as error:
-            if isinstance(error, InhouseError) and error.plugin is None and not isinstance(error, Interrupted):
-                error.plugin = backend.label
-            self.publish(events.StepFailed(step.name, step.stage, backend.spec.name, str(error)))
-            raise
-        except Exception as error:
-            trace = self.opened.folder / f"{step.name}.traceback.txt"
-            trace.write_text(traceback.format_exc(), encoding="utf-8")
-            failed = StepError(
-                f"step {step.name} failed: {type(error).__name__}: {error}",
-                where=str(trace),
-                plugin=backend.label,
-                hint="run the same command again to go on; report the file above to the plugin's authors",
-            )
+        except (Exception, KeyboardInterrupt) as error:
+            failed = error if isinstance(error, (InhouseError, KeyboardInterrupt)) else self._untyped(step, error)
+            if isinstance(failed, InhouseError) and not failed.plugin and not isinstance(failed, Interrupted):
+                failed.plugin = backend.label
             self.publish(events.StepFailed(step.name, step.stage, backend.spec.name, str(failed)))
+            if failed is error:
+                raise
             raise failed from error
 
-    def _deploy(self) -> Path | None:
+    def _untyped(self, step: PlannedStep, error: Exception) -> StepError:
+        trace = self.opened.folder / f"{step.name}.traceback.txt"
+        trace.write_text(traceback.format_exc(), encoding="utf-8")
+        return StepError(
+            f"step {step.name} failed: {type(error).__name__}: {error}",
+            where=str(trace),
+            hint="run the same command again to go on; report the file above to the plugin's authors",
+        )
+
+    def _deploy(self) -> str | None:
         """Where the bundle lies for its owner: where its packager puts it, else in the store."""
         step = next((each for each in self.plan.steps if (each.name, "bundle") in self.products), None)
         if step is None:
             return None
         made, packager = self.products[step.name, "bundle"], step.chosen.make()
         if not hasattr(packager, "deploy"):
-            return made.path
+            return str(made.path)
         with self._failing(step):
             place = self.kernel.home / "bundles" / self.recipe.name
-            deployed: Path = packager.deploy(made, place, lambda text: self.publish(events.Noticed(step.name, text)))
-        return deployed
+            return str(packager.deploy(made, place, lambda text: self.publish(events.Noticed(step.name, text))))
+
+
+def _stopped() -> Interrupted:
+    return Interrupted("stopped; finished steps are kept", hint="run the same command again")
 
 
 def _record(step: PlannedStep, manifest: Manifest, seconds: float, *, hit: bool) -> StepRecord:

@@ -14,7 +14,7 @@ from inhouse import options as opt
 from inhouse.artifacts import Manifest, Store, fingerprint, tree_bytes
 from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
 from inhouse.plugins import Backend, Registry
-from inhouse.recipe import Recipe, Section, StepSection, unknown
+from inhouse.recipe import Recipe, Section, StepSection, place, unknown
 from inhouse.specs import Input, Slot
 from inhouse.values import Artifact, Target
 
@@ -98,18 +98,16 @@ class Answering:
     target: Target
 
 
+@frozen
 class Planner:
     """Resolves names and options, joins steps by kind, probes what can be probed.
 
     ``given`` are artifacts by (name, kind) that steps may take as if steps before them had made them.
     """
 
-    def __init__(
-        self, recipe: Recipe, registry: Registry, given: Mapping[tuple[str, str], Artifact] | None = None
-    ) -> None:
-        self.recipe = recipe
-        self.registry = registry
-        self.given = given or {}
+    recipe: Recipe
+    registry: Registry
+    given: Mapping[tuple[str, str], Artifact] = field(factory=dict)
 
     def plan(self) -> Plan:
         """The plan. Raises ``RecipeError``, ``ResourceError`` or ``PluginError`` for what does not fit."""
@@ -124,11 +122,10 @@ class Planner:
 
     def where(self, key: str) -> str:
         """``file:line: key`` of a recipe key, of its table when the key itself is not set."""
-        at = key
-        while at and at not in self.recipe.origins:
-            at = at.rpartition(".")[0]
-        at = at or ("agent.tools" if key.startswith("tools.") else "")  # a tool without a table of its own
-        return f"{self.recipe.origins.get(at, self.recipe.path)}: {key}"
+        origins = self.recipe.origins
+        if key.startswith("tools."):  # one without a table of its own
+            origins = {"tools": origins.get("agent.tools", str(self.recipe.path)), **origins}
+        return place(origins, key) or f"{self.recipe.path}: {key}"
 
     def choose(self, kind: str, section: Section) -> Chosen:
         """The backend of a section with its options and the services in its slots."""

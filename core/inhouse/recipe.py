@@ -168,6 +168,14 @@ def find_line(text: str, key: str) -> int:
     return best
 
 
+def place(origins: Mapping[str, str], key: str) -> str | None:
+    """``file:line: key`` of a recipe key, of its table when the key itself is not set; None when neither is."""
+    at = key
+    while at and at not in origins:
+        at = at.rpartition(".")[0]
+    return f"{origins[at]}: {key}" if at else None
+
+
 def parse_value(text: str) -> Any:
     """A TOML value, or the text itself when it is none (``q4_k_m`` needs no quotes)."""
     try:
@@ -222,11 +230,7 @@ class _Reader:
         self.origins = origins
 
     def where(self, key: str) -> str:
-        while key:
-            if key in self.origins:
-                return f"{self.origins[key]}: {key}"
-            key = key.rpartition(".")[0]
-        return str(self.path)
+        return place(self.origins, key) or str(self.path)
 
     def table(self, value: Any, key: str) -> dict[str, Any]:
         if not isinstance(value, dict):

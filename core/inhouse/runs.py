@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
-from attrs import define, frozen
+from attrs import evolve, frozen
 
 from inhouse import codec
 from inhouse.artifacts import write_text
@@ -35,46 +35,35 @@ class RunRecord:
     recipe: str
     recipe_path: str
     started: float
-    seconds: float
-    steps: tuple[StepRecord, ...]
-    peak_memory_bytes: int
+    seconds: float = 0.0
+    steps: tuple[StepRecord, ...] = ()
+    peak_memory_bytes: int = 0
     bundle: str | None = None
     report: str | None = None
     error: str | None = None
 
 
-@define
+@frozen
 class OpenRun:
-    """A run that is under way."""
+    """A run that is under way; ``record`` is as it stands at its start."""
 
-    id: str
     folder: Path
     bus: Bus
-    recipe: Recipe
-    started: float
+    record: RunRecord
 
     def finish(
         self,
         steps: Sequence[StepRecord],
         seconds: float,
         *,
-        bundle: Path | None = None,
-        report: Path | None = None,
+        bundle: str | None = None,
+        report: str | None = None,
         error: str | None = None,
     ) -> RunRecord:
         """Writes the record. The peak is that of the hungriest step, cached ones as they were made."""
-        record = RunRecord(
-            self.id,
-            self.recipe.name,
-            str(self.recipe.path),
-            self.started,
-            seconds,
-            tuple(steps),
-            max((each.peak_memory_bytes for each in steps), default=0),
-            str(bundle) if bundle else None,
-            str(report) if report else None,
-            error,
-        )
+        peak = max((each.peak_memory_bytes for each in steps), default=0)
+        ended = evolve(self.record, steps=tuple(steps), seconds=seconds, peak_memory_bytes=peak)
+        record = evolve(ended, bundle=bundle, report=report, error=error)
         write_text(self.folder / "run.json", codec.dumps(record, indent=1))
         return record
 
@@ -93,7 +82,7 @@ def open_run(home: Path, recipe: Recipe, events: EventCodec, listener: Bus | Non
         bus.subscribe(Event, listener.publish)
     structlog.contextvars.bind_contextvars(run=key)
     try:
-        yield OpenRun(key, folder, bus, recipe, time.time())
+        yield OpenRun(folder, bus, RunRecord(key, recipe.name, str(recipe.path), time.time()))
     finally:
         structlog.contextvars.unbind_contextvars("run")
         bus.close()

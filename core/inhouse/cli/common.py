@@ -26,7 +26,6 @@ set_option = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Lay a value over the recipe, e.g. finetune.lora.rank=8."
 )
 home_option = click.option("--home", type=click.Path(), help="Where artifacts and runs lie (INHOUSE_HOME, ./.inhouse).")
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show log lines.")
 
 
 def open_kernel(home: str | None, *, verbose: bool = False) -> Kernel:

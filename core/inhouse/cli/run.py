@@ -14,7 +14,6 @@ from inhouse.cli.common import (
     open_kernel,
     set_option,
     stop_on_interrupt,
-    verbose_option,
 )
 
 
@@ -25,7 +24,7 @@ from inhouse.cli.common import (
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only errors.")
 @home_option
 @json_option
-@verbose_option
+@click.option("-v", "--verbose", is_flag=True, help="Show log lines.")
 def command(
     recipe: str, sets: tuple[str, ...], until: str | None, quiet: bool, home: str | None, as_json: bool, verbose: bool
 ) -> None:
