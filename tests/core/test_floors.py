@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import configparser
+import io
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
@@ -57,6 +59,24 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= 50, f"{node.name} has {length} lines"
+
+
+NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
+def code_lines(text: str) -> int:
+    """Lines that hold code: without blank lines, comments and docstrings."""
+    tokens = [each for each in tokenize.generate_tokens(io.StringIO(text).readline) if each.type not in NO_CODE]
+    lines = {line for each in tokens for line in range(each.start[0], each.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def test_the_core_stays_small() -> None:
+    assert code_lines('"""A\n\nB"""\n\n# why\nx = """1\n2"""\n"""Of x."""\n') == 2
+    assert sum(code_lines(path.read_text(encoding="utf-8")) for path in CORE) < 2500
 
 
 def test_the_entry_points_file_is_what_is_installed() -> None:
