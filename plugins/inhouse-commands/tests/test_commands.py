@@ -25,6 +25,7 @@ def test_report(done: Path) -> None:
     assert {"name", "backend", "seconds", "cached"} <= report["steps"][0].keys()
     assert report["bundle"] == str(done / ".inhouse/bundles/fake")
     assert report["peak_memory_bytes"] > 0
+    assert report["answers"]
     assert "bundle: " in out(["report"], done)
 
 
