@@ -1,4 +1,4 @@
-"""Events as JSON lines: every run writes them, ``replay`` publishes them again, children forward theirs."""
+"""Events as JSON lines: every run writes them, ``replay`` publishes them again."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from inhouse_peft import Lora
 from inhouse_peft.lora import LoraTrainer
 from inhouse_testing.recording import RecordingStep
 from inhouse_testing.trainers import check_resumes
+from inhouse_torch import precision
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's use of it
 OPTIONS: dict[str, Any] = {
@@ -56,6 +57,25 @@ def test_killed_and_resumed_is_the_run_that_was_not(
     kinds = ("model/hf", "adapter/peft")
     whole = check_resumes(lambda step: train(step, base, chats, dora=dora), tmp_path, *kinds, kill_at=killed_at)
     assert whole.facts["heldout_losses"] == whole.heldout
+
+
+@pytest.mark.parametrize("first", [torch.float32, torch.bfloat16])
+def test_a_resumed_training_keeps_the_format_it_began_with(
+    tmp_path: Path, base: Path, chats: Path, monkeypatch: pytest.MonkeyPatch, first: torch.dtype
+) -> None:
+    """A second measurement would say the other one."""
+    other = torch.bfloat16 if first == torch.float32 else torch.float32
+
+    def run(step: RecordingStep) -> None:
+        faster = other if any(step.checkpoints.iterdir()) else first
+        monkeypatch.setattr(precision, "gemm_rate", lambda dtype, device: 10.0 if dtype == faster else 1.0)
+        train(step, base, chats, compute_dtype="auto")
+
+    whole = check_resumes(run, tmp_path, "model/hf", "adapter/peft", kill_at=5)
+    assert whole.facts["compute_dtype"] == str(first).removeprefix("torch.")
+    resumed = RecordingStep.at(tmp_path / "broken", "model/hf", "adapter/peft")
+    run(resumed)
+    assert resumed.facts["compute_dtype"] == whole.facts["compute_dtype"]
 
 
 def test_a_run_without_its_last_checkpoint_repeats_the_same_losses(make_step: Any, base: Path, chats: Path) -> None:

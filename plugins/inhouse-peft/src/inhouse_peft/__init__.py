@@ -82,7 +82,7 @@ class Lora:
         metadata={"help": "most tokens computed at once; larger batches are accumulated"},
     )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "format of the frozen base; auto: what this machine multiplies faster"}
+        default="auto", metadata={"help": "format of the frozen base; auto: the faster on this machine, measured once"}
     )
     checkpoint_seconds: float = field(
         default=60.0,

@@ -113,7 +113,7 @@ class LoraTrainer:
         """Trains, goes on from a checkpoint if there is one, and writes adapter and merged model."""
         base, data = inputs
         options = self.options
-        dtype = compute_dtype(options.compute_dtype)
+        dtype = compute_dtype(options.compute_dtype, folder=step.checkpoints)
         quantized = options.quantized_base != "none"
         model = load_quantized(base.path, options.quantized_base, dtype) if quantized else load_model(base.path, dtype)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))

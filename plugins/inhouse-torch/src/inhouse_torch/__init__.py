@@ -50,7 +50,7 @@ class Pretrain:
         metadata={"help": "most tokens computed at once; larger batches are accumulated"},
     )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "what is multiplied in; auto: what this machine measures as faster"}
+        default="auto", metadata={"help": "what is multiplied in; auto: the faster on this machine, measured once"}
     )
     checkpoint_seconds: float = field(
         default=120.0,
@@ -115,7 +115,7 @@ class Scratch:
         metadata={"help": "most tokens computed at once; larger batches are accumulated"},
     )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "what is multiplied in; auto: what this machine measures as faster"}
+        default="auto", metadata={"help": "what is multiplied in; auto: the faster on this machine, measured once"}
     )
     checkpoint_seconds: float = field(
         default=120.0,

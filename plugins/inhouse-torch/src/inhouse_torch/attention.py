@@ -2,7 +2,7 @@
 
 Worked off in blocks of rows whose scores stay in the cache. Nothing is padded and no mask beyond a block's
 own triangle is made. Keys and values are not repeated for grouped queries: the queries of a group are the
-rows of one product.
+rows of one product. On a GPU in 16 bits a flash-attention kernel does it (``varlen.py``), where there is one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from inhouse.errors import StepError
 
 from .packing import Segments
+from .varlen import attend, varlen_kernel
 
 NAME = "inhouse_segments"
 """The name in transformers' attention registry."""
@@ -164,6 +165,11 @@ def segment_attention(
     tokens. Returns (T, H, D).
     """
     cos, sin = rotary if rotary is not None else (None, None)
+    kernel = varlen_kernel(v.device, v.dtype, v.shape[-1])
+    if kernel is not None:
+        if cos is not None and sin is not None:
+            q, k = _rotate(q, cos, sin, 1.0), _rotate(k, cos, sin, 1.0)
+        return attend(kernel, q, k, v, segments, scale=scale, window=window)
     out: Tensor = _SegmentAttention.apply(q, k, v, cos, sin, segments, scale, window)  # type: ignore[no-untyped-call]
     return out
 

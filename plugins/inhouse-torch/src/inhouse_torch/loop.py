@@ -19,7 +19,7 @@ from inhouse.errors import StepError
 
 from . import checkpoint
 from .optimizers import OptimizerName, Optimizers
-from .schedule import Decay, batch, learning_rate
+from .schedule import Decay, batch, learning_rate, steps_in_epoch
 
 
 @frozen(kw_only=True)
@@ -113,8 +113,10 @@ def fit(task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callab
     """Trains ``task.parameters`` in place and leaves the best of them there (lowest held-out loss, else last).
 
     Goes on from a checkpoint in ``folder`` and writes new ones there. ``tell`` may raise to stop; then a
-    checkpoint is written first. Raises ``StepError`` on a loss that is no number (the last good checkpoint
-    stays) and ``ArtifactError`` on a checkpoint that does not fit.
+    checkpoint is written first. Of several processes of torch.distributed each needs a ``folder`` of its own and
+    trains on its part of the rows; nothing is exchanged. Raises ``StepError`` on a loss that is no number (the
+    last good checkpoint stays) and on fewer rows than processes, and ``ArtifactError`` on a checkpoint that does
+    not fit.
     """
     optimizer = Optimizers(
         task.parameters,
@@ -122,9 +124,10 @@ def fit(task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callab
         matrices=task.matrices,
         weight_decay=settings.weight_decay,
         betas=settings.betas,
+        folder=folder,
     )
     progress = _resume(task, optimizer, folder)
-    total = -(-task.count // settings.batch_size) * settings.epochs
+    total = _steps(task, settings)
     saved_at = time.monotonic()
     while progress.step < total and not progress.stopped_early:
         moment = _step(task, settings, optimizer, progress, seed=seed, total=total)
@@ -141,6 +144,14 @@ def fit(task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callab
         best = checkpoint.load(folder / "best")
         checkpoint.restore(task.parameters, best[0] if best else {})
     return progress
+
+
+def _steps(task: Task, settings: Settings) -> int:
+    """Of the whole training. Raises ``StepError`` when there is no row for each process."""
+    steps = steps_in_epoch(task.count, settings.batch_size)
+    if task.count and not steps:
+        raise StepError(f"{task.count} rows of data are fewer than the processes that train")
+    return steps * settings.epochs
 
 
 def _step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,11 @@ def matrices(model: Any) -> list[str]:
 
 
 class Optimizers:
-    """Steps all ``parameters``; ``matrices`` are the names that Muon takes when ``name`` is muon."""
+    """Steps all ``parameters``; ``matrices`` are the names that Muon takes when ``name`` is muon.
+
+    What Muon multiplies in is measured, once for a checkpoint ``folder``
+    (:func:`inhouse_torch.precision.compute_dtype`).
+    """
 
     def __init__(
         self,
@@ -34,12 +39,13 @@ class Optimizers:
         matrices: Collection[str] = (),
         weight_decay: float,
         betas: tuple[float, float] = (0.9, 0.999),
+        folder: Path | None = None,
     ) -> None:
         taken = {each: parameters[each] for each in matrices} if name == "muon" else {}
         rest = {each: parameter for each, parameter in parameters.items() if each not in taken}
         self._all: list[tuple[torch.optim.Optimizer, Mapping[str, nn.Parameter]]] = []
         if taken:
-            dtype = compute_dtype("auto", device=next(iter(taken.values())).device.type)
+            dtype = compute_dtype("auto", device=next(iter(taken.values())).device.type, folder=folder)
             self._all.append((Muon(taken.values(), lr=0.0, weight_decay=weight_decay, dtype=dtype), taken))
         if rest:
             adamw = torch.optim.AdamW(rest.values(), lr=0.0, weight_decay=weight_decay, betas=betas, fused=True)

@@ -1,13 +1,21 @@
-"""Which number format this machine multiplies fastest."""
+"""Which number format this machine multiplies fastest; a training keeps what was measured when it began."""
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from typing import Literal
 
 import torch
 
+from inhouse.artifacts import write_text
+from inhouse.errors import ArtifactError
+
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
+MEASURED = "measured.json"
+"""In a checkpoint folder: {"dtype": what `auto` was when the training began}."""
+_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def gemm_rate(dtype: torch.dtype, *, device: str = "cpu", size: int = 512, repeats: int = 5) -> float:
@@ -24,12 +32,37 @@ def gemm_rate(dtype: torch.dtype, *, device: str = "cpu", size: int = 512, repea
     return 4.0 * size**3 / best
 
 
-def compute_dtype(wanted: ComputeDtype, *, device: str = "cpu") -> torch.dtype:
+def compute_dtype(wanted: ComputeDtype, *, device: str = "cpu", folder: Path | None = None) -> torch.dtype:
     """The format of the frozen weights and activations: as told, or bf16 where it is clearly faster.
 
-    bf16 has to win by half, because the elementwise work between the products gains nothing.
+    bf16 has to win by half, because the elementwise work between the products gains nothing. What ``auto``
+    measured is kept in ``folder`` (a trainer's checkpoint folder) and read there by every later call: two
+    measurements may differ, and a training that is resumed must not. Raises ``ArtifactError`` when that file
+    cannot be read.
     """
     if wanted != "auto":
-        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+        return _NAMES[wanted]
+    path = folder / MEASURED if folder is not None else None
+    if path is not None and path.exists():
+        return _read(path)
+    dtype = _measure(device)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"dtype": str(dtype).removeprefix("torch.")}) + "\n")
+    return dtype
+
+
+def _read(path: Path) -> torch.dtype:
+    try:
+        return _NAMES[json.loads(path.read_text(encoding="utf-8"))["dtype"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            "does not say in which number format the training began",
+            where=str(path),
+            hint=f"remove {path.parent} and train anew",
+        ) from error
+
+
+def _measure(device: str) -> torch.dtype:
     faster = gemm_rate(torch.bfloat16, device=device) > 1.5 * gemm_rate(torch.float32, device=device)
     return torch.bfloat16 if faster else torch.float32

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,14 +33,24 @@ from .sampling import showing
 
 
 class PretrainTask:
-    """All weights of ``model`` on ``train``; see :class:`inhouse_torch.loop.Task`."""
+    """All weights of ``model`` on ``train``; see :class:`inhouse_torch.loop.Task`.
 
-    def __init__(self, model: Any, train: Sequence[Sample], heldout: Sequence[Sample], options: Pretrain) -> None:
+    ``folder`` is the checkpoint folder, in which a measured number format is kept.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        train: Sequence[Sample],
+        heldout: Sequence[Sample],
+        options: Pretrain,
+        folder: Path | None = None,
+    ) -> None:
         self.count = len(train)
         self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())  # a tied weight comes once
         self.matrices: Collection[str] = matrices(model)
         self._model, self._train, self._heldout, self._options = model, train, heldout, options
-        dtype = compute_dtype(options.compute_dtype, device=model.device.type)
+        dtype = compute_dtype(options.compute_dtype, device=model.device.type, folder=folder)
         self._cast = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
         model.set_attn_implementation(register())
         model.train()
@@ -112,7 +123,7 @@ class PretrainTrainer:
         tokenizer = matching_tokenizer(base.path, model)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))
         train, heldout = split(documents(step, corpus, tokenizer, context), options.heldout, step.seed)
-        task = PretrainTask(model, train, heldout, options)
+        task = PretrainTask(model, train, heldout, options, step.checkpoints)
         settings = Settings.of(options)
         progress = telling(
             step,

@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from .ranks import rank_and_world
+
 Decay = Literal["cosine", "linear", "constant"]
 
 
@@ -24,9 +26,21 @@ def learning_rate(step: int, total: int, *, peak: float, warmup: float, decay: D
     return peak * (1.0 - gone if decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * gone)))
 
 
+def steps_in_epoch(count: int, batch_size: int) -> int:
+    """Batches that this process has in an epoch of ``count`` rows; the same number in each process."""
+    _, world = rank_and_world()
+    return -(-(count // world) // batch_size)
+
+
 def batch(count: int, batch_size: int, place: int, *, seed: int, epoch: int) -> list[int]:
-    """Batch ``place`` (from 0) of an epoch, whose random order (seed, epoch) decides; the last may be short."""
+    """Batch ``place`` (from 0) of an epoch, whose random order (seed, epoch) decides; the last may be short.
+
+    Of n processes that torch.distributed joins, process r reads row r, n + r, 2n + r … of that order. Each has
+    the same number of rows: a remainder of less than n is left out, another one in each epoch.
+    """
+    rank, world = rank_and_world()
     generator = torch.Generator().manual_seed((seed << 20) ^ epoch)
     start = place * batch_size
-    order: list[int] = torch.randperm(count, generator=generator)[start : start + batch_size].tolist()
+    mine = torch.randperm(count, generator=generator)[rank : count - count % world : world]
+    order: list[int] = mine[start : start + batch_size].tolist()
     return order

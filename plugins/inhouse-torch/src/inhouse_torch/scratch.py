@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from .packing import Packed, Segments
 from .precision import compute_dtype
 from .report import telling
 from .sampling import showing
+from .schedule import steps_in_epoch
 from .shape import Shape, by_depth, by_parameters, fresh_model, parse_count
 from .shards import Shards
 
@@ -38,17 +40,20 @@ HELDOUT_WINDOWS = 256
 
 
 class ScratchTask:
-    """All weights of ``model`` on windows of ``tokens``; see :class:`inhouse_torch.loop.Task`."""
+    """All weights of ``model`` on windows of ``tokens``; see :class:`inhouse_torch.loop.Task`.
 
-    def __init__(self, model: Any, tokens: Tokens, options: Scratch) -> None:
+    ``folder`` is the checkpoint folder, in which a measured number format is kept.
+    """
+
+    def __init__(self, model: Any, tokens: Tokens, options: Scratch, folder: Path | None = None) -> None:
         self._length = options.context
         self.count = max(1, (tokens.train.count - self._length) // self._length)
-        self.steps = -(-self.count // options.batch_size)
+        self.steps = steps_in_epoch(self.count, options.batch_size)
         self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())  # a tied weight comes once
         self.matrices: Collection[str] = matrices(model)
         self._model, self._tokens, self._options = model, tokens, options
         self._offset, self._pieces = 0, 1
-        dtype = compute_dtype(options.compute_dtype, device=model.device.type)
+        dtype = compute_dtype(options.compute_dtype, device=model.device.type, folder=folder)
         self._cast = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
         model.set_attn_implementation(register())
         model.train()
@@ -144,7 +149,7 @@ class ScratchTrainer:
         self._tell_shape(step, shape, tokens)
         torch.manual_seed(step.seed)
         model = _model(shape, tokens.tokenizer)
-        task = ScratchTask(model, tokens, options)
+        task = ScratchTask(model, tokens, options, step.checkpoints)
         settings = Settings.of(options, betas=(0.9, 0.95))
         progress = telling(
             step,
