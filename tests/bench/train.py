@@ -13,12 +13,12 @@ import json
 import platform
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from attrs import asdict
 from training import GROUPS
-from training.measure import FOLDER, PEERS, ROOT, BenchError, Group, Row, Settings
+from training.measure import FOLDER, PEERS, ROOT, TEXT, BenchError, Row, Settings, Works
 
-WARMUP = 3
 PEER_SECONDS, QUICK_SECONDS = 240.0, 90.0
 """Most seconds of one peer process: a peer that is slow on this machine trains fewer steps."""
 
@@ -27,12 +27,15 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=GROUPS, help="one group of works")
-    parser.add_argument("--repeats", type=int, default=5, help="turns (default 5)")
+    parser.add_argument("--repeats", type=int, help="turns (default: the group's)")
     parser.add_argument("--steps", type=int, help="timed optimizer steps of each process (default: the group's)")
+    parser.add_argument(
+        "--data", type=Path, default=TEXT, metavar="PATH", help=f"pre-training text (default: {TEXT.name})"
+    )
     parser.add_argument("--quick", action="store_true", help="one turn of few steps: whether it works, not how fast")
     parser.add_argument("--profile", action="store_true", help="at the end, where our time goes by operator")
     asked = parser.parse_args()
-    if asked.repeats < 1 or (asked.steps is not None and asked.steps < 1):
+    if any(count is not None and count < 1 for count in (asked.repeats, asked.steps)):
         parser.error("--repeats and --steps have to be at least 1")
     return asked
 
@@ -54,12 +57,12 @@ def main() -> None:
     rows: list[Row] = []
     print(f"Python {platform.python_version()}, {platform.processor() or platform.machine()}")
     for name in GROUPS if asked.only is None else (asked.only,):
-        group: Group = import_module(f"training.{name}").GROUP
+        group: Works = import_module(f"training.{name}").GROUP
         steps = asked.steps or (group.quick_steps if asked.quick else group.steps)
-        repeats, seconds = (1, QUICK_SECONDS) if asked.quick else (asked.repeats, PEER_SECONDS)
-        print(f"{name}: {repeats} times {steps} steps after {WARMUP} that are not timed", flush=True)
+        repeats, seconds = (1, QUICK_SECONDS) if asked.quick else (asked.repeats or group.repeats, PEER_SECONDS)
+        print(f"{name}: {repeats} times {steps} steps after {group.warmup} that are not timed", flush=True)
         try:
-            rows += group.rows(Settings(repeats, steps, WARMUP, seconds, asked.profile))
+            rows += group.rows(Settings(repeats, steps, group.warmup, seconds, asked.profile, asked.data))
         except BenchError as error:
             sys.exit(f"error: {error}")
     table(rows)

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import evolve, frozen
 
@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "build" / "bench"
 OURS = ROOT / ".venv" / "bin" / "python"
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
+TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
+"""What is pre-trained on, unless the command line names another text."""
 
 Answer = Mapping[str, Any]
 
@@ -29,7 +31,7 @@ class BenchError(Exception):
 class Settings:
     """What was asked for. ``steps`` are timed, after ``warmup`` steps that are not.
 
-    A peer that would take longer than ``seconds`` in all is given fewer steps.
+    A peer that would take longer than ``seconds`` in all is given fewer steps. ``text`` is what is pre-trained on.
     """
 
     repeats: int
@@ -37,6 +39,7 @@ class Settings:
     warmup: int
     seconds: float
     profile: bool
+    text: Path = TEXT
 
 
 @frozen
@@ -116,6 +119,34 @@ class Goal:
         )
 
 
+class Works(Protocol):
+    """Works that are measured together, with what holds unless the command line says otherwise."""
+
+    @property
+    def steps(self) -> int:
+        """Timed steps."""
+        ...
+
+    @property
+    def quick_steps(self) -> int:
+        """The same with ``--quick``."""
+        ...
+
+    @property
+    def warmup(self) -> int:
+        """Steps before them that are not timed."""
+        ...
+
+    @property
+    def repeats(self) -> int:
+        """Turns."""
+        ...
+
+    def rows(self, settings: Settings) -> list[Row]:
+        """Measures. Raises ``BenchError``."""
+        ...
+
+
 @frozen
 class Group:
     """Works that are measured together.
@@ -132,6 +163,8 @@ class Group:
     prepare: Callable[[Settings], Mapping[str, Child]]
     goals: Sequence[Goal]
     tell: Callable[[Settings, Mapping[str, Child], Mapping[str, Sequence[Answer]]], None]
+    warmup: int = 3
+    repeats: int = 5
 
     def rows(self, settings: Settings) -> list[Row]:
         """Prepares, measures in turns and tells."""

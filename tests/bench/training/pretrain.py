@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
-import torch
+from .measure import FOLDER, OURS, Answer, Child, Goal, Group, Settings, same_versions, speed, within
+from .texts import make_corpus, make_weights
 
-from inhouse_testing.recording import RecordingStep
-from inhouse_torch.corpus import prepare as prepare_corpus
-from inhouse_torch.shape import by_depth, fresh_model
-
-from .measure import FOLDER, OURS, ROOT, Answer, BenchError, Child, Goal, Group, Settings, same_versions, speed, within
-
-TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
 PLACE = FOLDER / "pretrain"
 VOCABULARY, CONTEXT, BATCH, SEED = 8192, 256, 16, 7
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
@@ -27,30 +19,10 @@ JOB: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_data() -> None:
-    """A tokenizer, the corpus in its tokens, and one set of random weights for all; made once."""
-    if (PLACE / "model" / "model.safetensors").exists():
-        return
-    if not TEXT.exists():
-        raise BenchError(f"the corpus is missing: {TEXT}")
-    step: Any = RecordingStep.at(PLACE)
-    (PLACE / "corpus.jsonl").write_text(_row(TEXT.read_text(encoding="utf-8")))
-    corpus: Any = SimpleNamespace(path=PLACE)
-    tokens = prepare_corpus(step, corpus, None, vocabulary=VOCABULARY, context=CONTEXT, heldout=0.1)
-    torch.manual_seed(SEED)
-    fresh_model(by_depth(6, vocabulary=VOCABULARY, context=CONTEXT), bos=1, eos=2, pad=0).save_pretrained(
-        PLACE / "model"
-    )
-    print(f"  {tokens.train.count} tokens to learn from")
-
-
-def _row(text: str) -> str:
-    return json.dumps({"id": "text", "title": "", "text": text}) + "\n"
-
-
 def prepare(settings: Settings) -> dict[str, Child]:
     """Data, and the check that all compute the same first loss."""
-    make_data()
+    make_corpus(PLACE, settings.text, vocabulary=VOCABULARY, context=CONTEXT)
+    make_weights(PLACE / "model", SEED, vocabulary=VOCABULARY, context=CONTEXT)
     job = {**JOB, "warmup": settings.warmup, "steps": settings.steps}
     found = {name: Child(OURS, module, job) for name, module in MODULES.items()}
     first: dict[str, Answer] = {name: child.having(warmup=0, steps=1).run() for name, child in found.items()}

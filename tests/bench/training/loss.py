@@ -1,0 +1,164 @@
+"""Seconds to one held-out loss, from random weights: ours against transformers' Trainer and a plain fp32 loop.
+
+All have the same tokenizer (byte-level BPE as the trainer `scratch` makes it), parameters, first weights and
+windows in the same order. In each turn both peers train the same number of tokens to the end of their own
+schedules; the target is the lowest held-out loss that either reaches. Ours trains until it measures that.
+
+The held-out loss is measured on the same windows by the same code, at the same cadence in tokens, and no one's
+clock runs meanwhile; the clock does run from the first step on, whatever it prepares. A peer that does not
+reach the target counts with all its time, so the ratio against it is the least that it can be.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from .measure import FOLDER, OURS, Answer, BenchError, Child, Row, Settings, same_versions, within
+from .texts import make_corpus, make_weights
+
+PLACE = FOLDER / "loss"
+VOCABULARY, CONTEXT = 2048, 256
+"""A megabyte is too little for a vocabulary of 8k: most of it would be words that occur once or twice."""
+EVERY, HELDOUT_WINDOWS = 4096, 16
+"""Tokens between two held-out losses, and the windows that one is measured on."""
+
+PEER_BATCH = 4
+TRAINER_RATE, LOOP_RATE = 3e-3, 1e-3
+"""Held-out loss after 48 steps of 4 windows, seed 0: loop 5.595 at a rate of 1e-3, 5.614 at 3e-3; Trainer 5.665
+at 1e-3, 5.624 at 3e-3. A step of 1,024 tokens is near nanoGPT's 768 on a CPU."""
+OURS_BATCH, OURS_SHARE = 8, 1.0
+"""Windows in a step, and how long the plan is as a share of the peers' tokens. After the same 49,152 tokens 8
+windows a step came to 5.424, 16 to 5.661: fewer steps learn less, smaller ones pay more for Muon."""
+OURS_OPTIONS: dict[str, Any] = {}
+"""What differs from the trainer as it ships (Muon, rate 3e-3, linear decay, growing sequences): nothing.
+After 32,768 of 49,152 tokens a rate of 3e-3 was at 5.585, 6e-3 at 5.615 (at the end 5.424 and 5.359)."""
+
+CHECK_STEPS, CHECK_RATE = 2, 1e-3
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
+ALIKE = 0.05
+"""How far apart the peers may end: both are AdamW on the same windows, only their schedules differ."""
+GOAL = 5.0
+WORK = "seconds to one held-out loss, 6 layers, width 512"
+OURS_NAME, TRAINER, LOOP = "ours", "transformers Trainer", "plain fp32 loop"
+
+
+def peers(job: Mapping[str, Any]) -> dict[str, Child]:
+    """Both with their own schedules."""
+    loop = {"learning_rate": LOOP_RATE, "weight_decay": 0.1, "rising": 0.05, "decay": "cosine"}
+    trainer = {"learning_rate": TRAINER_RATE, "arguments": {}}
+    return {LOOP: Child(OURS, "loop_loss", {**job, **loop}), TRAINER: Child(OURS, "trainer_loss", {**job, **trainer})}
+
+
+def ours(job: Mapping[str, Any]) -> Child:
+    """The trainer `scratch` as it ships but for the batch; its plan is a share of the peers' tokens."""
+    steps = max(1, round(OURS_SHARE * job["steps"] * PEER_BATCH / OURS_BATCH))
+    return Child(OURS, "ours_loss", {**job, "steps": steps, "batch_size": OURS_BATCH, "options": OURS_OPTIONS})
+
+
+def check(job: Mapping[str, Any]) -> None:
+    """Equal numerics: all with the same AdamW for a few steps come to the same held-out loss.
+
+    Raises ``BenchError`` where they do not, or where parameters or versions differ.
+    """
+    short = {**job, "steps": CHECK_STEPS, "learning_rate": CHECK_RATE}
+    plain = {"optimizer": "adamw", "learning_rate": CHECK_RATE, "warmup": 0.0, "decay": "constant",
+             "weight_decay": 0.0, "grow_context": 0.0}  # fmt: skip
+    same = {"lr_scheduler_type": "constant", "adam_beta2": 0.95}
+    answers: dict[str, Answer] = {
+        OURS_NAME: Child(OURS, "ours_loss", {**short, "options": plain, "fixed": True}).run(),
+        TRAINER: Child(OURS, "trainer_loss", {**short, "arguments": same}).run(),
+        LOOP: Child(OURS, "loop_loss", {**short, "weight_decay": 0.0, "rising": 0.0, "decay": "constant"}).run(),
+    }
+    dtype, parameters = answers[OURS_NAME]["compute_dtype"], answers[OURS_NAME]["parameters"]
+    print(f"  {same_versions(answers)}; {parameters} parameters; ours computes in {dtype}", flush=True)
+    for name in (TRAINER, LOOP):
+        if answers[name]["parameters"] != parameters:
+            raise BenchError(f"{name} has {answers[name]['parameters']} parameters, ours {parameters}")
+        what = f"held-out loss of ours and of {name} after {CHECK_STEPS} steps of the same AdamW"
+        within(what, final(answers[OURS_NAME]), final(answers[name]), TOLERANCE[dtype])
+
+
+def final(answer: Answer) -> float:
+    """The last held-out loss."""
+    return float(answer["points"][-1][2])
+
+
+def lowest(answer: Answer) -> float:
+    """The lowest held-out loss."""
+    return min(float(loss) for _, _, loss in answer["points"])
+
+
+def reached(answer: Answer, target: float) -> tuple[int, float] | None:
+    """Tokens and seconds up to the first held-out loss of ``target`` or less."""
+    return next(((tokens, seconds) for tokens, seconds, loss in answer["points"] if loss <= target), None)
+
+
+@frozen
+class Turn:
+    """Seconds to the target of one seed; of a peer all that it took, of ours infinity, where it was not reached."""
+
+    ours: float
+    peers: Mapping[str, float]
+
+
+def turn(job: Mapping[str, Any], label: str) -> Turn:
+    """The peers, then ours. Raises ``BenchError`` where the peers do not learn alike."""
+    answers = {name: child.run() for name, child in peers(job).items()}
+    within(f"{label} lowest held-out loss of {LOOP} and of {TRAINER}", *map(lowest, answers.values()), ALIKE)
+    target = min(map(lowest, answers.values()))
+    answers[OURS_NAME] = ours(job).having(target=target).run()
+    seconds: dict[str, float] = {}
+    for name, answer in answers.items():
+        found = reached(answer, target)
+        seconds[name] = found[1] if found else float("inf") if name == OURS_NAME else float(answer["seconds"])
+        told = f"{found[1]:.1f} s, {found[0]} tokens" if found else f"not in {answer['seconds']:.1f} s"
+        print(
+            f"  {label} {name + ':':22} to {target:.3f} {told}; {answer['tokens'] / answer['seconds']:.0f} tokens/s,"
+            f" lowest {lowest(answer):.3f}, {answer['peak_bytes'] / 1e6:.0f} MB",
+            flush=True,
+        )
+    return Turn(seconds.pop(OURS_NAME), seconds)
+
+
+@frozen
+class Race:
+    """See :class:`training.measure.Works`; ``steps`` are the peers' optimizer steps, all of them timed."""
+
+    steps: int = 80
+    quick_steps: int = 20
+    warmup: int = 0
+    repeats: int = 3
+
+    def rows(self, settings: Settings) -> list[Row]:
+        """One turn for each seed from 0 on."""
+        corpus = make_corpus(PLACE, settings.text, vocabulary=VOCABULARY, context=CONTEXT)
+        turns = []
+        for seed in range(settings.repeats):
+            job = _job(corpus, seed, settings.steps)
+            if not seed:
+                check(job)
+            turns.append(turn(job, f"{seed + 1}/{settings.repeats}"))
+        return [_row(name, turns) for name in turns[0].peers]
+
+
+def _job(corpus: Path, seed: int, steps: int) -> dict[str, Any]:
+    model = PLACE / f"model-{seed}"
+    make_weights(model, seed, vocabulary=VOCABULARY, context=CONTEXT)
+    return {
+        "model": str(model), "tokens": str(corpus), "context": CONTEXT, "batch_size": PEER_BATCH, "seed": seed,
+        "warmup": 0, "steps": steps, "every": EVERY, "heldout_windows": HELDOUT_WINDOWS,
+    }  # fmt: skip
+
+
+def _row(name: str, turns: list[Turn]) -> Row:
+    mine, theirs = statistics.median(each.ours for each in turns), statistics.median(each.peers[name] for each in turns)
+    ratio = statistics.median(each.peers[name] / each.ours for each in turns)
+    return Row(WORK, name, mine, theirs, ratio, "s", f">= {GOAL:g} times", ratio >= GOAL)
+
+
+GROUP = Race()
