@@ -75,7 +75,10 @@ class Kernel:
 
         Raises ``RecipeError``, ``ResourceError`` or ``PluginError``.
         """
-        return Planner(recipe, self.registry, given or {}).plan()
+        planner = Planner(recipe, self.registry, given or {})
+        plan = planner.plan()
+        planner.probe(plan, self.cached(plan))
+        return plan
 
     def cached(self, plan: Plan) -> dict[str, Manifest]:
         """Steps of a plan whose result is in the store."""

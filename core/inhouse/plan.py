@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -100,7 +100,7 @@ class Answering:
 
 @frozen
 class Planner:
-    """Resolves names and options, joins steps by kind, probes what can be probed.
+    """Resolves names and options, joins steps by kind; probes what can be probed.
 
     ``given`` are artifacts by (name, kind) that steps may take as if steps before them had made them.
     """
@@ -110,14 +110,13 @@ class Planner:
     given: Mapping[tuple[str, str], Artifact] = field(factory=dict)
 
     def plan(self) -> Plan:
-        """The plan. Raises ``RecipeError``, ``ResourceError`` or ``PluginError`` for what does not fit."""
+        """The plan. Raises ``RecipeError`` or ``PluginError`` for what does not fit."""
         executor = self.choose("executor", Section("run", self.recipe.run.executor))
         chosen = {step.name: self.choose(step.stage, step.section) for step in self.recipe.steps}
         answering = self._answering(chosen)
         steps: list[PlannedStep] = []
         for section in self.recipe.steps:
             steps.append(self._join(section, chosen[section.name], steps, answering))
-        self._probe(steps)
         return Plan(self.recipe, tuple(steps), answering, executor, self.given)
 
     def where(self, key: str) -> str:
@@ -259,11 +258,17 @@ class Planner:
                     hint="inhouse plugins  (lists the runtimes and the kinds they open)",
                 )
 
-    def _probe(self, steps: list[PlannedStep]) -> None:
-        taken = {name for step in steps for group in step.inputs if group for name, _ in group}
-        for step, section in zip(steps, self.recipe.steps, strict=True):
+    def probe(self, plan: Plan, done: Collection[str]) -> None:
+        """Asks the backends of steps that are not ``done`` whether they can run here; imports none when all are.
+
+        Raises ``ResourceError`` with their reason, ``RecipeError`` for a context that the base model has not.
+        """
+        if len(done) == len(plan.steps):
+            return
+        taken = {name for step in plan.steps for group in step.inputs if group for name, _ in group}
+        for step, section in zip(plan.steps, self.recipe.steps, strict=True):
             runtimes = [each for each in step.uses if each.backend.spec.kind == "runtime"]
-            for each in (step.chosen, *step.chosen.slots.values(), *runtimes):
+            for each in () if step.name in done else (step.chosen, *step.chosen.slots.values(), *runtimes):
                 reason = each.ask("probe")
                 if reason:
                     where = self.where(f"{section.section.path}.use")

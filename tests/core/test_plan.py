@@ -16,7 +16,7 @@ from inhouse import EvaluatorSpec, Input, Kernel, QuantizerSpec, Recipe, Runtime
 from inhouse.artifacts import tree_bytes
 from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
 from inhouse.plan import Plan, check_disk, disk_needed
-from inhouse.plugins import Registry
+from inhouse.plugins import Backend, Registry
 from inhouse.values import Artifact
 from support.distributions import TESTS, environment, registry
 from support.fakes import RECIPE, write_recipe
@@ -193,6 +193,17 @@ def test_the_runtime_that_an_evaluator_uses_is_probed(tmp_path: Path, recipe: Pa
     module("refusing_runtime", Refusing=Refusing)
     kernel = Kernel(tmp_path, registry=registry({"x": module("x", inhouse_runtimes=runtimes("gpu", probe=True))}))
     assert "needs a GPU" in refused(kernel, load(recipe, "runtime.use=gpu"), ResourceError)
+
+
+def test_what_is_done_is_not_probed_again(kernel: Kernel, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel.run(load(recipe))
+    loaded: list[str] = []
+    monkeypatch.setattr(Backend, "load", lambda self: loaded.append(self.spec.name))
+    kernel.plan(load(recipe))
+    assert loaded == []
+    kernel.plan(load(recipe, "quantize.shrink.type=q8"))
+    assert "shrink" in loaded
+    assert "tune" not in loaded
 
 
 @pytest.mark.parametrize(
