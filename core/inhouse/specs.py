@@ -53,6 +53,14 @@ def _inputs(value: str | Input | Iterable[str | Input]) -> tuple[Input, ...]:
     return tuple(Input(item) if isinstance(item, str) else item for item in many)
 
 
+def _slots(value: Iterable[Slot]) -> tuple[Slot, ...]:  # a bare ``tuple`` tells mypy no element type
+    return tuple(value)
+
+
+def _features(value: Iterable[str]) -> frozenset[str]:
+    return frozenset(value)
+
+
 def _kinds(value: str | Iterable[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
@@ -77,8 +85,8 @@ class Spec:
     options: type[Any] = NoOptions
     consumes: tuple[Input, ...] = field(default=(), converter=_inputs)
     produces: tuple[str, ...] = field(default=(), converter=_kinds)
-    slots: tuple[Slot, ...] = field(default=(), converter=tuple)
-    features: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    slots: tuple[Slot, ...] = field(default=(), converter=_slots)
+    features: frozenset[str] = field(default=frozenset(), converter=_features)
     version: int = 1
     api: int = API_VERSION
     target: bool = False
