@@ -42,6 +42,8 @@ class Job:
             "finetune.lora.checkpoint_seconds": 0.01,
             "evaluate.tasks.tasks": folder / "tasks.jsonl",
             "evaluate.tasks.heldout_limit": 2,
+            "agent.react.max_steps": 2,
+            "agent.react.max_tokens": 40,
         }
 
     def arguments(self, **more: Any) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -321,7 +322,12 @@ def test_interrupt_ends_the_trial_and_leaves_nothing(desk: Path, children: Path)
         "finetune.tune.pause=0.05",
         "finetune.tune.log=units.log",
     ]
-    command = [str(CONSOLE), "plan", *(part for each in sets for part in ("--set", each))]
+    # SIGINT is ignored in what was started from a background job, these tests for example
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    arguments = [str(CONSOLE), "plan", *(part for each in sets for part in ("--set", each))]
+    command = [sys.executable, "-c", heeding, *arguments]
     variables = {**environment(), "PYTHONPATH": os.environ["PYTHONPATH"]}
     running = subprocess.Popen(command, cwd=desk, env=variables, stderr=subprocess.PIPE, text=True)
     while not log.read_text() and running.poll() is None:
