@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inhouse.errors import ArtifactError
-from inhouse_torch import checkpoint
+from inhouse.memory import resident_bytes
+from inhouse_torch import checkpoint, inhouse_step
 from inhouse_torch.allocator import freed_memory_kept
 from inhouse_torch.attention import segment_attention
 from inhouse_torch.cross_entropy import head_loss
@@ -141,3 +143,16 @@ def test_allocator_says_whether_it_took_the_settings() -> None:
     with freed_memory_kept() as taken:
         assert taken in (True, False)
         assert torch.ones(1 << 20).sum() == 1 << 20
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc's allocator can be told")
+def test_a_step_gives_back_what_it_took() -> None:
+    wrapper = inhouse_step()
+    next(wrapper)
+    with freed_memory_kept():
+        held = [torch.ones(1 << 18) for _ in range(256)]  # 256 MiB that outlive the block, as an optimizer's states do
+    held.append(held)  # type: ignore[arg-type]
+    del held
+    before = resident_bytes()
+    next(wrapper, None)
+    assert before - resident_bytes() > 200 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,14 @@ def freed_memory_kept() -> Iterator[bool]:
     finally:
         for key, value in _USUAL.items():
             libc.mallopt(key, value)
+        libc.malloc_trim(0)
+
+
+def give_back() -> None:
+    """Returns to the system what nothing refers to any more; other allocators than glibc's only drop it."""
+    gc.collect()  # modules and their hooks refer to each other
+    libc = _glibc()
+    if libc is not None:
         libc.malloc_trim(0)
 
 
