@@ -267,8 +267,9 @@ class Planner:
             return
         taken = {name for step in plan.steps for group in step.inputs if group for name, _ in group}
         for step, section in zip(plan.steps, self.recipe.steps, strict=True):
-            runtimes = [each for each in step.uses if each.backend.spec.kind == "runtime"]
-            for each in () if step.name in done else (step.chosen, *step.chosen.slots.values(), *runtimes):
+            opened = [each for each in step.uses if each.backend.spec.kind in ("runtime", "indexer")]
+            needed = [] if step.name in done else [step.chosen, *opened]
+            for each in [part for chosen in needed for part in (chosen, *chosen.slots.values())]:
                 reason = each.ask("probe")
                 if reason:
                     where = self.where(f"{section.section.path}.use")

@@ -19,7 +19,7 @@ from inhouse.plan import Plan, check_disk, disk_needed
 from inhouse.plugins import Backend, Registry
 from inhouse.values import Artifact
 from support.distributions import TESTS, environment, registry
-from support.fakes import RECIPE, write_recipe
+from support.fakes import RECIPE, Pile, write_recipe
 
 Module = Callable[..., str]
 
@@ -204,6 +204,16 @@ def test_what_is_done_is_not_probed_again(kernel: Kernel, recipe: Path, monkeypa
     kernel.plan(load(recipe, "quantize.shrink.type=q8"))
     assert "shrink" in loaded
     assert "tune" not in loaded
+
+
+def test_what_a_step_opens_is_probed_though_what_made_it_is_done(
+    kernel: Kernel, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.run(load(recipe))
+    monkeypatch.setattr(Pile, "probe", lambda self: "the library of piles is gone", raising=False)
+    kernel.plan(load(recipe))
+    message = refused(kernel, load(recipe, "quantize.shrink.type=q8"), ResourceError)
+    assert "the library of piles is gone" in message
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,17 @@ def test_a_bundle_that_its_owner_changed_is_kept(tmp_path: Path, folder: Path) -
     assert [kept.name in each for each in said] == [True]
 
 
+def test_what_was_kept_once_is_never_touched_again(tmp_path: Path, folder: Path) -> None:
+    for text in ("q4", "q2", "q4", "q8"):  # the owner writes the same note into both q4
+        deploy(bundle(tmp_path, text), folder, lambda _: None)
+        if text == "q4":
+            (folder / "note.txt").write_text("mine")
+        for kept in folder.parent.glob("desk.*"):
+            (kept / "later.txt").touch()
+    assert [(each / "note.txt").read_text() for each in folder.parent.glob("desk.*")] == ["mine", "mine"]
+    assert all((each / "later.txt").exists() for each in folder.parent.glob("desk.*"))
+
+
 def test_a_folder_that_was_never_ours_is_kept(tmp_path: Path, folder: Path) -> None:
     folder.mkdir()
     (folder / "note.txt").write_text("mine")

@@ -2,7 +2,7 @@
 
 <folder>            the bundle, which its owner may change
 .<name>.digest      the bundle that was put there last: what the owner did to it since is left alone
-<name>.<digest>     a changed one that had to make room
+<name>.1 …          changed ones that had to make room; none of them is ever touched again
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from inhouse.artifacts import tree_digest, write_text
@@ -33,8 +34,8 @@ def deploy(bundle: Artifact, folder: Path, notice: Callable[[str], None]) -> Pat
     if there in (bundle.digest, marked) and there:  # killed before the mark was written, or unchanged
         folder.rename(old)
     elif there:
-        kept = folder.with_name(f"{folder.name}.{there[:12]}")
-        shutil.rmtree(kept, ignore_errors=True)  # the same files, kept before
+        names = (folder.with_name(f"{folder.name}.{number}") for number in count(1))
+        kept = next(each for each in names if not each.exists())
         folder.rename(kept)
         notice(f"{folder} was changed since it was made; that one is now {kept.name}")
     aside.rename(folder)

@@ -8,7 +8,7 @@ from attrs import NOTHING, Factory, fields
 
 
 def described(kind: type[Any]) -> list[tuple[str, str, Any, str]]:
-    """(name, type, default, help) of each option, for docs and ``inhouse config``."""
+    """(name, type, default, help) of each option, for docs and ``inhouse step``."""
     rows, hints = [], get_type_hints(kind)
     for each in fields(kind):
         default = each.default
