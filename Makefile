@@ -15,7 +15,7 @@ demo: setup  ## the main job: a raw model becomes a deployed specialist
 	@echo 'Another quantizer: $(BIN)/inhouse run $(RECIPE) --set quantize.use=bitsandbytes'
 
 test: setup  ## all tests
-	@$(BIN)/python -m pytest
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 setup:
 	@contrib/dev/setup.sh

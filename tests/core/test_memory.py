@@ -38,13 +38,18 @@ def test_pages_shared_with_a_child_count_once() -> None:
 
 
 def test_a_childs_own_memory_counts() -> None:
-    script = "held = bytearray(b'x') * (150 << 20); print('ready', flush=True); input()"
-    before = resident_bytes()
+    script = (
+        "print('small', flush=True); input(); held = bytearray(b'x') * (150 << 20); print('big', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout is not None
         assert child.stdin is not None
+        child.stdout.readline()
+        before = resident_bytes()
+        child.stdin.write("\n")
+        child.stdin.flush()
         child.stdout.readline()
         assert resident_bytes() > before + 130 * MB
         child.stdin.write("\n")

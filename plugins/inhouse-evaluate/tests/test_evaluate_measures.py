@@ -75,7 +75,7 @@ def test_the_loss_is_the_mean_over_label_tokens(kit: SimpleNamespace) -> None:
 def test_speed(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = kit.Engine(kit.able)
     speed = measure_speed(engine)
-    assert engine.batches == [1, 1, 1, 16]  # three runs, since none is slow
+    assert engine.batches == [1, 1, 1, 8]  # three runs, since none is slow
     assert speed.single is not None
     assert speed.batched is not None
     assert {request.max_tokens for request in engine.requests} == {TOKENS}
@@ -84,7 +84,7 @@ def test_speed(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed_module, "ENOUGH", -1.0)
     slow = kit.Engine(kit.able)
     assert measure_speed(slow).single is not None
-    assert slow.batches == [1, 16]
+    assert slow.batches == [1, 8]
     silent = measure_speed(kit.Engine(kit.unable))
     assert (silent.single, silent.batched) == (None, None)
 

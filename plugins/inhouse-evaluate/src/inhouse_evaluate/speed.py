@@ -12,7 +12,7 @@ from inhouse.protocols import Engine
 from inhouse.values import Request
 
 TOKENS = 24
-MANY = 16
+MANY = 8
 """Streams of the second figure, or what the engine decodes together if that is less."""
 _RUNS = 3
 ENOUGH = 2.0

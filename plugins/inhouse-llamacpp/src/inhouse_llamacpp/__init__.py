@@ -14,7 +14,7 @@ class LlamaCppOptions:
     """How the engine is run; none of it changes what a model answers beyond rounding."""
 
     slots: int = field(
-        default=32,
+        default=16,  # with more, each step looks through more cells of others than batching saves
         validator=[validators.ge(1), validators.le(128)],
         metadata={"help": "requests decoded together at most", "counts": False},
     )

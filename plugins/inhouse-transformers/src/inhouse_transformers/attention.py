@@ -59,9 +59,10 @@ def attend(
     grouped = query.reshape(rows, kv, heads // kv * new, -1)
     if mask is not None:
         mask = mask.repeat(1, 1, heads // kv, 1)
-    own, own_sum = _softmaxed(grouped, key, value, mask)
+    attended = _flash if query.device.type == "cpu" else _softmaxed
+    own, own_sum = attended(grouped, key, value, mask)
     flat = grouped.transpose(0, 1).reshape(1, kv, -1, grouped.shape[-1])  # all rows look at the same states
-    shared, shared_sum = (_flash if query.device.type == "cpu" else _softmaxed)(flat, prefix_key, prefix_value)
+    shared, shared_sum = attended(flat, prefix_key, prefix_value)
     shared = shared.view(kv, rows, -1, value.shape[-1]).transpose(0, 1)
     shared_sum = shared_sum.view(kv, rows, -1, 1).transpose(0, 1)
     share = torch.sigmoid(shared_sum - own_sum).to(value.dtype)
@@ -81,9 +82,15 @@ def _softmaxed(
     return (weights.to(value.dtype) @ value).div_(total), top.add_(total.log())
 
 
-def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The same without the scores in memory: the kernel behind ``scaled_dot_product_attention`` on a CPU."""
-    out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=1.0)
+    added = None
+    if mask is not None:  # finite, as above
+        added = query.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min)
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, total = flash(query, key, value, attn_mask=added, scale=1.0)
     return out, total.float()[..., None]
 
 
