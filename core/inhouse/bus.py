@@ -115,6 +115,8 @@ class Bus:
 
     def publish(self, event: Event) -> None:
         """Tells every subscribed handler; returns when the synchronous ones are done."""
+        if not self._subscriptions:
+            return
         try:
             handlers = self._handlers[event.__class__]
         except KeyError:
