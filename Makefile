@@ -14,6 +14,7 @@ demo: setup  ## the main job: a raw model becomes a deployed specialist
 	@echo 'Ask it yourself:   $(BIN)/inhouse ask "..."    or   $(BIN)/inhouse chat'
 	@echo 'Another quantizer: $(BIN)/inhouse run $(RECIPE) --set quantize.use=bitsandbytes'
 
+# Two processes on two cores: threads that wait must not spin, and tests of a file share what they set up.
 test: setup  ## all tests
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

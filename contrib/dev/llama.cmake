@@ -1,2 +1,3 @@
-# Read after project() of llama-cpp-python, which otherwise asks for llama.cpp's common library and installs it.
+# Read after project() of llama-cpp-python, which forces llama.cpp's common library into the cache; a plain variable
+# goes before the cache (policy CMP0126). The library's units are half of all, and Python uses none of it.
 set(LLAMA_BUILD_COMMON OFF)

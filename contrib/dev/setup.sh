@@ -11,7 +11,7 @@ LOG=build/setup.log
 CONSTRAINTS=contrib/dev/constraints.txt
 # The AMX kernels of this llama.cpp crash at the first quantised product (llama.cpp issue 20824).
 case "$(uname -m)" in x86_64 | amd64) NO_AMX="-mno-amx-tile -mno-amx-int8" ;; *) NO_AMX="" ;; esac
-# Its libraries for images, and for chat parsers and HTTP, are not used: half of what there is to compile.
+# Its libraries for images, and for chat parsers and HTTP (llama.cmake), are not used.
 LEAN=(--config-settings=cmake.define.LLAVA_BUILD=OFF
     --config-settings="cmake.define.CMAKE_PROJECT_llama_cpp_INCLUDE=$PWD/contrib/dev/llama.cmake")
 
@@ -36,7 +36,7 @@ run() {
     printf '    done in %ds\n' $((SECONDS - started))
 }
 
-stamp() { cat "$CONSTRAINTS" pyproject.toml entry_points.txt contrib/dev/setup.sh plugins/*/pyproject.toml | cksum | tr ' ' '-'; }
+stamp() { cat pyproject.toml entry_points.txt contrib/dev/{*.txt,llama.cmake,setup.sh} plugins/*/pyproject.toml | cksum | tr ' ' '-'; }
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     die "Python 3.11 or newer is needed (found: $("$PYTHON" --version 2>&1)). Another one: PYTHON=python3.12 make demo"

@@ -29,7 +29,12 @@ def test_equals_attention_to_the_whole(new: int, positions: int, padded: bool) -
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_kernel_of_a_cpu_gives_what_other_devices_compute() -> None:
-    query, key, value = torch.randn(3, 1, 2, 7, 4)
-    for got, expected in zip(_flash(query, key, value), _softmaxed(query, key, value), strict=True):
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_kernel_of_a_cpu_gives_what_other_devices_compute(masked: bool) -> None:
+    query, key, value = torch.randn(3, 2, 2, 7, 4)
+    mask = torch.ones(2, 1, 7, 7, dtype=torch.bool).tril() if masked else None
+    if mask is not None:
+        mask[0, :, :, :3] = False  # padding: the first three queries of that row see nothing
+    for got, expected in zip(_flash(query, key, value, mask), _softmaxed(query, key, value, mask), strict=True):
+        assert got.isfinite().all()
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)

@@ -59,10 +59,10 @@ def attend(
     grouped = query.reshape(rows, kv, heads // kv * new, -1)
     if mask is not None:
         mask = mask.repeat(1, 1, heads // kv, 1)
-    attended = _flash if query.device.type == "cpu" else _softmaxed
-    own, own_sum = attended(grouped, key, value, mask)
+    softmaxed = _flash if query.device.type == "cpu" else _softmaxed
+    own, own_sum = softmaxed(grouped, key, value, mask)
     flat = grouped.transpose(0, 1).reshape(1, kv, -1, grouped.shape[-1])  # all rows look at the same states
-    shared, shared_sum = attended(flat, prefix_key, prefix_value)
+    shared, shared_sum = softmaxed(flat, prefix_key, prefix_value)
     shared = shared.view(kv, rows, -1, value.shape[-1]).transpose(0, 1)
     shared_sum = shared_sum.view(kv, rows, -1, 1).transpose(0, 1)
     share = torch.sigmoid(shared_sum - own_sum).to(value.dtype)
