@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,9 @@ from inhouse import Recipe
 from support.console import clear, here
 from support.fakes import write_recipe
 from support.learner import RECIPE, UNITS, LearnOptions, loss
+from support.tuning import LEARNER, told, tune
 
-LEARNER = {"learner": "support.learner"}
 RATES = ("--range", "learning_rate=1e-4..1e-1")
-
-
-def tune(folder: Path, *arguments: str, text: str = RECIPE) -> subprocess.CompletedProcess[str]:
-    """The command in ``folder``, with a log of every unit of training."""
-    write_recipe(folder, text)
-    (folder / "log").touch()
-    return here(["tune", "--set", f"finetune.learn.log={folder}/log", *arguments], folder, LEARNER)
-
-
-def told(folder: Path, *arguments: str, text: str = RECIPE) -> dict[str, Any]:
-    made = tune(folder, *arguments, "--json", text=text)
-    assert made.returncode == 0, made.stderr
-    found: dict[str, Any] = json.loads(made.stdout)
-    return found
 
 
 def settings(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def opened(url: str) -> Iterator[RDBStorage]:
         raise _unusable(error, place) from error
     except ImportError as error:
         raise ResourceError(
-            f"the database's driver is missing: {error}", where=place, hint="pip install psycopg"
+            f"the database's driver is missing: {error}", where=place, hint="pip install 'inhouse-tune[postgresql]'"
         ) from error
     try:
         yield storage
