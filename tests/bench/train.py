@@ -19,7 +19,7 @@ from attrs import asdict
 from training import GROUPS
 from training.measure import FOLDER, PEERS, ROOT, TEXT, BenchError, Row, Settings, Works
 
-PEER_SECONDS, QUICK_SECONDS = 240.0, 90.0
+PEER_SECONDS, QUICK_SECONDS = 120.0, 90.0
 """Most seconds of one peer process: a peer that is slow on this machine trains fewer steps."""
 
 

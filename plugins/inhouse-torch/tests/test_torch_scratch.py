@@ -148,6 +148,8 @@ def test_losses_are_those_of_transformers(tmp_path: Path, corpus: Artifact) -> N
     tokens = prepare(RecordingStep.at(tmp_path / "a"), corpus, None, vocabulary=320, context=64, heldout=0.0)
     torch.manual_seed(0)
     model = fresh_model(by_depth(1, vocabulary=320, context=64), bos=1, eos=2, pad=0)
+    for parameter in model.parameters():  # some of them begin at zero and would hide the others
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
     windows = torch.stack([tokens.train.read(start, 65) for start in (0, 40, 100)])
     for count in (1, 2):
         model.set_attn_implementation("sdpa")
@@ -251,6 +253,14 @@ def test_a_shape_is_what_transformers_builds(layers: int) -> None:
     assert shape.width % 256 == shape.feed_forward % 256 == shape.heads % shape.kv_heads == 0
     with torch.device("meta"):
         assert sum(p.numel() for p in fresh_model(shape, bos=0, eos=1, pad=2).parameters()) == shape.parameters
+
+
+def test_layers_of_a_fresh_model_add_nothing() -> None:
+    model = fresh_model(by_depth(2, vocabulary=320, context=64), bos=1, eos=2, pad=0)
+    ids = torch.arange(3, 11).unsqueeze(0)
+    embedded = model.get_input_embeddings()(ids)
+    assert torch.equal(model(input_ids=ids).logits, model.lm_head(model.model.norm(embedded)))
+    assert embedded.abs().min() > 0
 
 
 def test_a_size_gives_the_nearest_depth() -> None:

