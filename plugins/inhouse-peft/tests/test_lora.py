@@ -17,7 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from inhouse.errors import DataError, RecipeError, StepError
 from inhouse.values import Artifact
 from inhouse_peft import Lora
+from inhouse_peft.adapter import add_adapter
+from inhouse_peft.dropout import Dropout
 from inhouse_peft.lora import LoraTrainer
+from inhouse_peft.patch import speed_up
 from inhouse_testing.recording import RecordingStep
 from inhouse_testing.trainers import check_resumes
 from inhouse_torch import precision
@@ -219,6 +222,32 @@ def test_a_quantised_base_is_trained_on_and_the_16_bit_one_merged(
             plain = tuned(ids).logits
     assert torch.allclose(wanted, found, atol=0.03 * float(wanted.abs().max()))
     assert float((wanted - plain).abs().max()) > 0.1 * float(wanted.abs().max())
+
+
+def test_a_base_in_4_bits_computes_what_bitsandbytes_does(base: Path) -> None:
+    """Logits and adapter gradients of the fast forwards against peft's and bitsandbytes' own."""
+    from inhouse_peft.qlora import load_quantized
+
+    tuned = add_adapter(load_quantized(base, "nf4", torch.float32), Lora(dropout=0.0), seed=1)
+    adapter = {name: each for name, each in tuned.named_parameters() if each.requires_grad}
+    for name, each in adapter.items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(each, std=0.1, generator=torch.Generator().manual_seed(2))
+    ids = torch.arange(5, 25).unsqueeze(0)
+    found = []
+    for fast in (False, True):
+        if fast:
+            causal = tuned.get_base_model()
+            done = speed_up(causal, Dropout(0.0))
+            layers = causal.config.num_hidden_layers
+            assert (done.linears, done.blocks, done.attentions) == (7 * layers, layers, layers)
+        logits = tuned(input_ids=ids).logits
+        logits.square().mean().backward()
+        found.append((logits.detach(), torch.cat([each.grad.flatten() for each in adapter.values()])))
+        tuned.zero_grad()
+    (own, own_gradient), (mine, my_gradient) = found
+    assert torch.allclose(own, mine, atol=1e-4 * float(own.abs().max()))
+    assert torch.cosine_similarity(own_gradient, my_gradient, dim=0) > 0.99999
 
 
 def test_a_quantised_base_is_smaller(base: Path) -> None:

@@ -1,7 +1,8 @@
 """LoRA linear layers as one autograd function for all layers that read the same input.
 
 y_i = x W_i^T + b_i + s_i drop(x) A_i^T B_i^T. The frozen W gets no gradient, the A's are stacked into one
-narrow product, and the narrow products are fp32 whatever the base is (bf16 with a side of 16 is slow).
+narrow product, and the narrow products are fp32 whatever the base is (bf16 with a side of 16 is slow). A W
+that is held in 4 bits is made whole for each product, forward and backward, and not kept.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from .dropout import Dropout
+from .nf4 import Nf4Weight, nf4_weight
+
+Weight = Tensor | Nf4Weight
+Part = tuple[Weight, Tensor | None, float]
+"""Frozen weight, bias and scale of one layer."""
 
 
 @frozen(eq=False)
 class LoraWeights:
     """One layer: frozen ``weight`` (out, in), ``bias`` (out,) or None, fp32 ``a`` (r, in), ``b`` (out, r)."""
 
-    weight: Tensor
+    weight: Weight
     bias: Tensor | None
     a: Tensor
     b: Tensor
@@ -35,13 +41,16 @@ def _dropped(x: Tensor, positions: Tensor | None) -> Tensor:
     return (wide.clone() if wide is x else wide).view(-1).index_fill_(0, positions, 0.0).view_as(x)
 
 
-def _outputs(
-    x: Tensor, narrow: Tensor, parts: Sequence[tuple[Tensor, Tensor | None, float]], bs: Sequence[Tensor]
-) -> list[Tensor]:
+def _whole(weight: Weight) -> Tensor:
+    return weight if isinstance(weight, Tensor) else weight.whole()
+
+
+def _outputs(x: Tensor, narrow: Tensor, parts: Sequence[Part], bs: Sequence[Tensor]) -> list[Tensor]:
     """x W^T + b + s narrow B^T of every layer; ``narrow`` (M, sum of ranks) is fp32."""
     outputs, start = [], 0
     for (weight, bias, scale), b in zip(parts, bs, strict=True):
-        y = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+        right = _whole(weight).t()
+        y = torch.mm(x, right) if bias is None else torch.addmm(bias, x, right)
         own = narrow[:, start : start + b.shape[1]]
         if y.dtype == torch.float32:
             y.addmm_(own, b.t(), alpha=scale)
@@ -57,7 +66,7 @@ def _adapter_grads(
     branch: Tensor,
     narrow: Tensor,
     keep: float,
-    parts: Sequence[tuple[Tensor, Tensor | None, float]],
+    parts: Sequence[Part],
     bs: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the narrow product's input side (M, sum of ranks), and of a_1, b_1, a_2, b_2, ..."""
@@ -73,12 +82,12 @@ def _adapter_grads(
 
 
 def _input_grad(
-    grads: Sequence[Tensor], grad_narrow: Tensor, a_all: Tensor, dropped: Tensor | None, parts: Sequence[Any]
+    grads: Sequence[Tensor], grad_narrow: Tensor, a_all: Tensor, dropped: Tensor | None, parts: Sequence[Part]
 ) -> Tensor:
     """The gradient of x: through the frozen weights, and through the adapter where x was not dropped."""
-    grad_x = torch.mm(grads[0], parts[0][0])
+    grad_x = torch.mm(grads[0], _whole(parts[0][0]))
     for (weight, _, _), grad in zip(parts[1:], grads[1:], strict=True):
-        grad_x.addmm_(grad, weight)
+        grad_x.addmm_(grad, _whole(weight))
     if dropped is None and grad_x.dtype == torch.float32:
         return grad_x.addmm_(grad_narrow, a_all)
     back = grad_narrow @ a_all
@@ -171,18 +180,23 @@ def lora_mlp(
 
 
 def lora_weights(module: nn.Module, adapter: str = "default") -> LoraWeights | None:
-    """The weights of peft's LoRA layer, or None where it is anything but plain LoRA over ``nn.Linear``."""
-    from peft.tuners.lora import Linear
+    """The weights of peft's LoRA layer, or None where it is anything but plain LoRA over a linear layer.
 
-    if type(module) is not Linear or type(module.get_base_layer()) is not nn.Linear:
-        return None
-    if adapter not in module.lora_A or adapter in module.lora_variant or module.lora_bias[adapter]:
+    That is ``nn.Linear``, or bitsandbytes' in 4 bits.
+    """
+    from peft.tuners.lora import Linear, LoraLayer
+
+    if not isinstance(module, LoraLayer):
         return None
     base: Any = module.get_base_layer()
+    kinds: tuple[Any, Any] = type(module), type(base)
+    weight = base.weight if kinds == (Linear, nn.Linear) else nf4_weight(base)
+    if weight is None or adapter not in module.lora_A or adapter in module.lora_variant or module.lora_bias[adapter]:
+        return None
     a: Any = module.lora_A[adapter]
     b: Any = module.lora_B[adapter]
     return LoraWeights(
-        weight=base.weight,
+        weight=weight,
         bias=base.bias,
         a=a.weight,
         b=b.weight,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from inhouse.errors import DataError
 from inhouse.protocols import Step
 from inhouse.values import Artifact
+from inhouse_torch.allocator import give_back
 from inhouse_torch.folders import load_model, matching_tokenizer, save_model, stored_dtype
 from inhouse_torch.forward import joined_losses, mean_loss
 from inhouse_torch.loop import Settings, fit
@@ -125,7 +126,12 @@ class LoraTrainer:
         task.close()
         step.note(train_chats=len(train), heldout_chats=len(heldout), compute_dtype=str(dtype).removeprefix("torch."))
         save_adapter(tuned, step.outputs["adapter/peft"])
-        merged = merge_into(base.path, step.outputs["adapter/peft"]) if quantized else merge(tuned)
+        if quantized:
+            del model, tuned, task  # the base in 16 bits takes their place
+            give_back()
+            merged = merge_into(base.path, step.outputs["adapter/peft"])
+        else:
+            merged = merge(tuned)
         save_model(merged, base.path, step.outputs["model/hf"], stored_dtype(base.path))
 
     def _data(self, step: Step, tokenizer: Any, data: Artifact, context: int) -> tuple[list[Sample], list[Sample]]:

@@ -18,7 +18,7 @@ from inhouse_torch.attention import register, segment_attention
 from inhouse_torch.packing import Segments
 
 from .dropout import Dropout
-from .linear import LoraWeights, lora_forward, lora_group, lora_mlp, lora_weights
+from .linear import LoraWeights, Weight, lora_forward, lora_group, lora_mlp, lora_weights
 from .norm import rms_norm
 
 Forward = Callable[..., Any]
@@ -79,7 +79,7 @@ def _set(module: nn.Module, forward: Forward | None, make_probe: Callable[[], Ca
     return 1
 
 
-def _noise(*shape: int, like: Tensor) -> Tensor:
+def _noise(*shape: int, like: Weight) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(*shape, generator=generator).to(like.device, like.dtype)
 

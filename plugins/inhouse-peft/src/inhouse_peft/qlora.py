@@ -38,7 +38,7 @@ def load_quantized(folder: Path, kind: str, dtype: torch.dtype) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             quantization_config=settings,
             dtype=dtype,
@@ -49,6 +49,10 @@ def load_quantized(folder: Path, kind: str, dtype: torch.dtype) -> Any:
         )
     except Exception as error:  # transformers and bitsandbytes raise many kinds
         raise ArtifactError(f"cannot be quantised for training: {error}", where=str(folder)) from error
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # it would pack weights for inference, out of backward's reach
+    return model
 
 
 def merge_into(folder: Path, adapter: Path) -> Any:
