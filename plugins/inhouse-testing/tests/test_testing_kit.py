@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Toy:
                 (step.checkpoints / "killed").touch()
                 if "swallows" not in self.faults:
                     raise
-        text = f"{id(self)}" if "writes" in self.faults else str(losses)
+        text = os.urandom(8).hex() if "writes" in self.faults else str(losses)
         (step.output / "model.txt").write_text(text)
 
 
