@@ -43,12 +43,15 @@ def test_the_trials_are_those_that_a_file_keeps(url: str, tmp_path: Path) -> Non
     in_server = told(tmp_path / "server", "--trials", "6", "--storage", url)  # goes on
     assert outcome(in_server) == outcome(in_file)
     assert in_server["study"] == in_file["study"]
+    assert list(tmp_path.rglob("*.db")) == [Path(in_file["storage"])]
 
 
 def test_two_homes_make_trials_for_one_search(url: str, tmp_path: Path) -> None:
     first = told(tmp_path, "--trials", "3", "--storage", url)
     both = told(tmp_path, "--trials", "5", "--storage", url, "--home", "elsewhere")
     assert outcome(both)[:3] == outcome(first)
+    trained = (tmp_path / "log").read_text().splitlines()
+    assert len(trained) == sum(each["at"] for each in both["trials"])  # the second home trained what the first had not
     settings = {tuple(each["params"].items()) for each in both["trials"]}
     assert len(settings) == len(both["trials"]) == 5  # none is tried twice
 

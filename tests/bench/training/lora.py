@@ -90,11 +90,18 @@ def children(base: Path, dtype: str, settings: Settings) -> dict[str, Child]:
     def trl(data: Path, config: Mapping[str, Any]) -> Child:
         return Child(PEERS, "trl_lora", {**job, "tokens": str(data / "tokens.jsonl"), "config": config})
 
-    found = {OURS_SHARED: ours(shared), DEFAULT: trl(shared, AS_IT_COMES), TUNED_SHARED: trl(shared, tuned("bfloat16"))}
-    if dtype == "float32":
-        found |= {DEFAULT_FP32: trl(shared, IN_FP32), TUNED_SHARED_FP32: trl(shared, tuned(dtype))}
-    found |= {OURS_OWN: ours(own), TUNED_OWN: trl(own, tuned("bfloat16"))}
-    return found if dtype != "float32" else {**found, TUNED_OWN_FP32: trl(own, tuned(dtype))}
+    found = {
+        OURS_SHARED: ours(shared),
+        DEFAULT: trl(shared, AS_IT_COMES),
+        DEFAULT_FP32: trl(shared, IN_FP32),
+        TUNED_SHARED: trl(shared, tuned("bfloat16")),
+        TUNED_SHARED_FP32: trl(shared, tuned("float32")),
+        OURS_OWN: ours(own),
+        TUNED_OWN: trl(own, tuned("bfloat16")),
+        TUNED_OWN_FP32: trl(own, tuned("float32")),
+    }
+    beside = () if dtype == "float32" else (DEFAULT_FP32, TUNED_SHARED_FP32, TUNED_OWN_FP32)
+    return {name: child for name, child in found.items() if name not in beside}
 
 
 def check(found: Mapping[str, Child]) -> dict[str, float]:
