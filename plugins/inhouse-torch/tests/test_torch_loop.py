@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from inhouse_torch import checkpoint, inhouse_step
 from inhouse_torch.allocator import freed_memory_kept
 from inhouse_torch.attention import segment_attention
 from inhouse_torch.cross_entropy import head_loss
+from inhouse_torch.loop import Moment, Settings, fit
 from inhouse_torch.packing import Sample, Segments, pack, split_by_tokens
 from inhouse_torch.precision import compute_dtype, gemm_rate
-from inhouse_torch.schedule import batch, learning_rate
+from inhouse_torch.schedule import batch, batches, learning_rate
 
 
 def test_rate_rises_then_falls() -> None:
@@ -156,3 +158,58 @@ def test_a_step_gives_back_what_it_took() -> None:
     before = resident_bytes()
     next(wrapper, None)
     assert before - resident_bytes() > 200 << 20
+
+
+class Line:
+    """Rows of one number each, ``sizes`` tokens long, to which one weight is fitted; keeps what was computed."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.count = len(sizes)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.parameters = {"weight": self.weight}
+        self.matrices: list[str] = []
+        self.computed: list[list[int]] = []
+        self._sizes = sizes
+
+    def begin(self, *key: int) -> None:
+        """Nothing is random."""
+
+    def targets(self, rows: Sequence[int]) -> int:
+        return len(rows)
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        return sum(self._sizes[row] for row in rows)
+
+    def losses(self, rows: Sequence[int]) -> Iterator[torch.Tensor]:
+        self.computed.append(list(rows))
+        yield sum((self.weight * row - 1).square().sum() for row in rows)  # type: ignore[misc]
+
+    def heldout(self) -> None:
+        return None
+
+    def name(self, row: int) -> str:
+        return str(row)
+
+
+@pytest.mark.parametrize("begun", [0, 2])
+def test_the_largest_batch_is_rehearsed_once_and_changes_nothing(tmp_path: Path, begun: int) -> None:
+    settings = Settings(learning_rate=0.1, batch_size=2, epochs=2)
+    order = [rows for epoch in (0, 1) for rows in batches(8, 2, seed=3, epoch=epoch)]
+    sizes = [9 if row in order[3] else 1 for row in range(8)]
+
+    def run(task: Line, folder: str, stop_at: int = 0) -> list[float]:
+        def tell(moment: Moment) -> None:
+            if moment.step == stop_at:
+                raise KeyboardInterrupt
+
+        return fit(task, settings, seed=3, folder=tmp_path / folder, tell=tell).losses
+
+    plain, uneven = Line([1] * 8), Line(sizes)
+    wanted = run(plain, "plain")
+    assert plain.computed == order
+    if begun:
+        with pytest.raises(KeyboardInterrupt):
+            run(Line(sizes), "uneven", stop_at=begun)
+    assert run(uneven, "uneven") == wanted
+    assert uneven.computed == [order[begun], order[3], *order[begun + 1 :]]
+    assert torch.equal(plain.weight, uneven.weight)

@@ -1,4 +1,4 @@
-"""A child that trains with the loop and the task of the trainer `scratch`, until it has the target loss.
+"""A child that trains with the loop and the task of the trainer `scratch`, to the end of its plan.
 
 ``options`` of the job are the trainer's own, by name; what they leave out is as it ships. The plan of the
 learning rate and of the growing sequences is as long as ``steps``, on windows drawn from the whole corpus.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inhouse_torch import Scratch
 from inhouse_torch.allocator import freed_memory_kept
+from inhouse_torch.bigrams import begin_from, count_pairs
 from inhouse_torch.corpus import Tokens
 from inhouse_torch.folders import load_model, load_tokenizer
 from inhouse_torch.loop import Moment, Settings, fit
@@ -30,7 +31,7 @@ from training.course import Course
 
 
 class Enough(Exception):
-    """The target is reached, or the steps that were asked for are done."""
+    """The steps that were asked for are done."""
 
 
 class Planned(ScratchTask):
@@ -66,6 +67,8 @@ def main() -> None:
     options = Scratch(context=asked["context"], batch_size=asked["batch_size"], **asked["options"])
     course = Course(asked, model)
     course.begin()
+    if options.first_weights == "bigrams":
+        begin_from(count_pairs(tokens.train, model.config.vocab_size), model)
     count = asked["steps"] * options.batch_size
     task = Planned(model, tokens, options, count=count, seed=asked["seed"], fixed=asked.get("fixed", False))
     # peers save nothing and measure no loss of their own

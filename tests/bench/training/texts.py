@@ -47,13 +47,11 @@ def make_corpus(place: Path, text: Path, *, vocabulary: int, context: int) -> Pa
 
 
 def make_weights(folder: Path, seed: int, *, vocabulary: int, context: int, as_gpt2: bool = True) -> None:
-    """A model with random weights in fp32; made once.
+    """A model with random weights in fp32.
 
     What a layer adds to its input begins as in GPT-2 and nanoGPT; without ``as_gpt2`` as the trainer `scratch`
     begins it. All other weights are the same.
     """
-    if (folder / "model.safetensors").exists():
-        return
     torch.manual_seed(seed)
     model = fresh_model(by_depth(DEPTH, vocabulary=vocabulary, context=context), bos=1, eos=2, pad=0)
     if as_gpt2:

@@ -23,6 +23,7 @@ def batches(asked: dict[str, Any]) -> list[torch.Tensor]:
 def operations(model: Any, tokens: int, context: int) -> int:
     """Floating-point operations of ``tokens``: every weight forward and twice backward, causal attention too."""
     config = model.config
-    weights = sum(p.numel() for p in model.parameters() if p.dim() == 2)  # the tied table is multiplied once, as head
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    weights = matrices - model.get_input_embeddings().weight.numel()  # which is read, not multiplied
     attention = config.num_hidden_layers * config.num_attention_heads * config.head_dim * (context + 1)
     return tokens * 6 * (weights + attention)

@@ -53,6 +53,10 @@ class LoraTask:
         """Tokens of the assistant."""
         return sum(self._train[row].targets for row in rows)
 
+    def tokens(self, rows: Sequence[int]) -> int:
+        """All tokens of these rows."""
+        return sum(len(self._train[row].ids) for row in rows)
+
     def losses(self, rows: Sequence[int]) -> Iterator[Tensor]:
         """Summed losses of the micro-batches."""
         return joined_losses(self._causal, [self._train[row] for row in rows], self._most)

@@ -71,6 +71,10 @@ class Scratch:
     parameters: str = field(
         default="", metadata={"help": "instead of depth: how large, such as 10M; the nearest depth is taken"}
     )
+    first_weights: Literal["bigrams", "random"] = field(
+        default="bigrams",
+        metadata={"help": "how embedding and head begin: as a bigram model of the corpus, or at random"},
+    )
     vocabulary: int = field(
         default=8192,
         validator=[validators.ge(300), validators.le(1 << 20)],
@@ -143,7 +147,7 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Scratch,
         consumes=("text/corpus", Input("tokenizer", optional=True)),
         produces="model/hf",
-        version=2,
+        version=3,
     )
 
 

@@ -19,7 +19,7 @@ from inhouse.errors import StepError
 
 from . import checkpoint
 from .optimizers import OptimizerName, Optimizers
-from .schedule import Decay, batch, learning_rate, steps_in_epoch
+from .schedule import Decay, batch, batches, learning_rate, steps_in_epoch
 
 
 @frozen(kw_only=True)
@@ -65,6 +65,10 @@ class Task(Protocol):
 
     def targets(self, rows: Sequence[int]) -> int:
         """Tokens that count in the loss of these rows."""
+        ...
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """How many tokens these rows have: the more, the more memory they take."""
         ...
 
     def losses(self, rows: Sequence[int]) -> Iterator[Tensor]:
@@ -128,9 +132,11 @@ def fit(task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callab
     )
     progress = _resume(task, optimizer, folder)
     total = _steps(task, settings)
-    saved_at = time.monotonic()
+    saved_at, first = time.monotonic(), progress.step
     while progress.step < total and not progress.stopped_early:
         moment = _step(task, settings, optimizer, progress, seed=seed, total=total)
+        if moment.step == first + 1:
+            _rehearse(task, settings, optimizer, seed=seed, done=first, total=total)
         _remember(task, settings, progress, moment, folder)
         try:
             tell(moment)
@@ -154,13 +160,18 @@ def _steps(task: Task, settings: Settings) -> int:
     return steps * settings.epochs
 
 
+def _rows(task: Task, settings: Settings, step: int, *, seed: int, total: int) -> list[int]:
+    """The batch of a step, counted from 0."""
+    epoch, place = divmod(step, total // settings.epochs)
+    return batch(task.count, settings.batch_size, place, seed=seed, epoch=epoch)
+
+
 def _step(
     task: Task, settings: Settings, optimizer: Optimizers, progress: Progress, *, seed: int, total: int
 ) -> Moment:
     """One optimizer step and, where it is due, the held-out loss after it."""
     step = progress.step
-    epoch, place = divmod(step, total // settings.epochs)
-    rows = batch(task.count, settings.batch_size, place, seed=seed, epoch=epoch)
+    rows = _rows(task, settings, step, seed=seed, total=total)
     rate = learning_rate(step, total, peak=settings.learning_rate, warmup=settings.warmup, decay=settings.decay)
     torch.manual_seed((seed << 32) ^ step)
     task.begin(seed, step)
@@ -174,8 +185,27 @@ def _step(
         raise _not_a_number(task, rows, step)
     optimizer.step(rate)
     progress.losses.append(summed / tokens)
-    due = _evaluation_due(place + 1, total // settings.epochs, settings.evaluations)
+    in_epoch = total // settings.epochs
+    due = _evaluation_due(step % in_epoch + 1, in_epoch, settings.evaluations)
     return Moment(step + 1, total, summed / tokens, rate, tokens, task.heldout() if due else None)
+
+
+def _rehearse(task: Task, settings: Settings, optimizer: Optimizers, *, seed: int, done: int, total: int) -> None:
+    """Computes the largest batch of all and forgets it: memory that is too little shows now, not in an hour.
+
+    To be called after a first step (number ``done``), when the optimizer holds what it keeps. Left out where
+    that step's batch was as large. fairseq's dummy batch is for the same.
+    """
+    every = (
+        rows
+        for epoch in range(settings.epochs)
+        for rows in batches(task.count, settings.batch_size, seed=seed, epoch=epoch)
+    )
+    largest = max(every, key=task.tokens)
+    if task.tokens(largest) > task.tokens(_rows(task, settings, done, seed=seed, total=total)):
+        for loss in task.losses(largest):
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.zero_grad()
 
 
 def _evaluation_due(done: int, steps: int, evaluations: int) -> bool:

@@ -62,6 +62,10 @@ class PretrainTask:
         """Tokens that count in the loss."""
         return sum(self._train[row].targets for row in rows)
 
+    def tokens(self, rows: Sequence[int]) -> int:
+        """All tokens of these rows."""
+        return sum(len(self._train[row].ids) for row in rows)
+
     def losses(self, rows: Sequence[int]) -> Iterator[Tensor]:
         """Summed losses of the micro-batches."""
         with self._cast:

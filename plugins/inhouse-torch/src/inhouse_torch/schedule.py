@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from .ranks import rank_and_world
 
@@ -38,9 +40,20 @@ def batch(count: int, batch_size: int, place: int, *, seed: int, epoch: int) -> 
     Of n processes that torch.distributed joins, process r reads row r, n + r, 2n + r … of that order. Each has
     the same number of rows: a remainder of less than n is left out, another one in each epoch.
     """
+    start = place * batch_size
+    rows: list[int] = _order(count, seed, epoch)[start : start + batch_size].tolist()
+    return rows
+
+
+def batches(count: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[list[int]]:
+    """All batches of an epoch, in order."""
+    order: list[int] = _order(count, seed, epoch).tolist()
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    """The rows of this process in an epoch."""
     rank, world = rank_and_world()
     generator = torch.Generator().manual_seed((seed << 20) ^ epoch)
-    start = place * batch_size
-    mine = torch.randperm(count, generator=generator)[rank : count - count % world : world]
-    order: list[int] = mine[start : start + batch_size].tolist()
-    return order
+    return torch.randperm(count, generator=generator)[rank : count - count % world : world]

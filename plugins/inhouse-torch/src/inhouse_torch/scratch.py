@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from inhouse.protocols import Step
 
 from . import Scratch
 from .attention import register
+from .bigrams import begin_from, count_pairs
 from .bpe import end_of_text
 from .corpus import Tokens, prepare
 from .curve import save_curve
@@ -68,6 +70,10 @@ class ScratchTask:
 
     def targets(self, rows: Sequence[int]) -> int:
         """Tokens that count in the loss: all of a window."""
+        return len(rows) * self._length
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """All tokens of these rows."""
         return len(rows) * self._length
 
     def losses(self, rows: Sequence[int]) -> Iterator[Tensor]:
@@ -149,6 +155,9 @@ class ScratchTrainer:
         self._tell_shape(step, shape, tokens)
         torch.manual_seed(step.seed)
         model = _model(shape, tokens.tokenizer)
+        if options.first_weights == "bigrams":
+            track = partial(step.track, unit="chunk of tokens")
+            begin_from(count_pairs(tokens.train, shape.vocabulary, track=track), model)
         task = ScratchTask(model, tokens, options, step.checkpoints)
         settings = Settings.of(options, betas=(0.9, 0.95))
         progress = telling(

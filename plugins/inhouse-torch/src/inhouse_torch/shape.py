@@ -1,7 +1,7 @@
 """The shape of a model from scratch: a Llama decoder sized by one dial, everything else derived.
 
-Widths are multiples of 256, which llama.cpp's K-quants need; a head has 64 columns; the input embedding is
-the output head too. A layer has its share of width as in nanochat (64 columns for each layer).
+Widths are multiples of 256, which llama.cpp's K-quants need; a head has 64 columns. A layer
+has its share of width as in nanochat (64 columns for each layer).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Shape:
         """Numbers that are learned."""
         attention = 2 * self.width * HEAD * (self.heads + self.kv_heads)
         layer = attention + 3 * self.width * self.feed_forward + 2 * self.width
-        return self.vocabulary * self.width + self.layers * layer + self.width
+        return 2 * self.vocabulary * self.width + self.layers * layer + self.width
 
 
 def by_depth(layers: int, *, vocabulary: int, context: int) -> Shape:
@@ -90,7 +90,7 @@ def fresh_model(shape: Shape, *, bos: int | None, eos: int | None, pad: int | No
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.kv_heads,
             max_position_embeddings=shape.context,
-            tie_word_embeddings=True,
+            tie_word_embeddings=False,
             bos_token_id=bos,
             eos_token_id=eos,
             pad_token_id=pad,
