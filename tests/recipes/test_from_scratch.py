@@ -12,7 +12,6 @@ from inhouse.plugins import Registry
 from inhouse.values import Message, Request
 
 DESK = Path(__file__).resolve().parents[2] / "contrib" / "recipes" / "service-desk"
-PROMPTS = ("You can return", "The order", "We send every")
 PLUGINS = {"builtin", "data", "torch", "gguf", "llamacpp"}
 RECIPE = f"""
 name = "scratch"
@@ -46,22 +45,23 @@ def test_it_is_quantised_and_answers_in_llama_cpp(tmp_path: Path) -> None:
         recipe = tmp_path / f"{kind}.toml"
         recipe.write_text(RECIPE.format(type=kind))
         run = kernel.run(Recipe.load(recipe, environment={}))
-        assert run["pretrain"].meta["final_loss"] < 0.95 * run["pretrain"].meta["losses"][0]
+        assert run["pretrain"].meta["final_loss"] < 0.75 * run["pretrain"].meta["losses"][0]
         runtime = registry.get("runtime", "llamacpp")
         with runtime.load()(runtime.spec.options()).open(run["quantize"].path, context=128) as engine:
-            asked = [Request(prompt=each, max_tokens=12) for each in PROMPTS]
-            found = engine.generate([*asked, Request((Message("user", "Hello"),), max_tokens=4)])
+            found = engine.generate(
+                [Request(prompt="You can return", max_tokens=12), Request((Message("user", "Hello"),), max_tokens=4)]
+            )
             assert engine.tokenize("48") == [*engine.tokenize("4"), *engine.tokenize("8")]
-        texts[kind] = [each.text for each in found[: len(PROMPTS)]]
-        assert max(each.completion_tokens for each in found) > 4
+        texts[kind] = found[0].text
+        assert found[0].completion_tokens > 4
         if kind == "q4_k_m":
             assert 4 < run["quantize"].meta["bits_per_weight"] < 6.7  # 256 columns: no matrix falls back
+    assert texts["f16"].strip()
     import torch
 
     from inhouse_torch.folders import load_model, load_tokenizer
 
     model, tokenizer = load_model(run["pretrain"].path, torch.float32), load_tokenizer(run["pretrain"].path)
-    for prompt, text in zip(PROMPTS, texts["f16"], strict=True):
-        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
-        assert text.startswith(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+    ids = tokenizer("You can return", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+    assert texts["f16"].startswith(tokenizer.decode(made[0, ids.shape[1] : ids.shape[1] + 3]))

@@ -72,7 +72,7 @@ def corpus(tmp_path: Path) -> Artifact:
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_it_learns_and_writes_a_model_that_loads(tmp_path: Path, corpus: Artifact, optimizer: Any) -> None:
     step = RecordingStep.at(tmp_path / "a")
-    ScratchTrainer(evolve(OPTIONS, optimizer=optimizer, epochs=6, first_weights="random")).train(step, corpus, None)
+    ScratchTrainer(evolve(OPTIONS, optimizer=optimizer, epochs=6)).train(step, corpus, None)
     assert step.losses[-1][1] < 0.7 * step.losses[0][1]
     assert step.facts["best_heldout_loss"] < step.losses[0][1]
     assert "1 layers, width 256" in step.notices[0]
@@ -97,11 +97,14 @@ def test_pairs_give_a_head_start(tmp_path: Path, corpus: Artifact) -> None:
     assert losses["bigrams"][-1] < losses["random"][-1]
 
 
-@pytest.mark.parametrize(("optimizer", "killed_at"), [("muon", 1), ("muon", 5), ("adamw", 4)])
+@pytest.mark.parametrize(
+    ("optimizer", "first", "killed_at"),
+    [("muon", "random", 1), ("muon", "random", 5), ("adamw", "random", 4), ("muon", "bigrams", 5)],
+)
 def test_killed_and_resumed_is_the_run_that_was_not(
-    tmp_path: Path, corpus: Artifact, optimizer: Any, killed_at: int
+    tmp_path: Path, corpus: Artifact, optimizer: Any, first: Any, killed_at: int
 ) -> None:
-    options = evolve(OPTIONS, optimizer=optimizer)
+    options = evolve(OPTIONS, optimizer=optimizer, first_weights=first)
     check_resumes(lambda step: ScratchTrainer(options).train(step, corpus, None), tmp_path, kill_at=killed_at)
 
 

@@ -71,9 +71,9 @@ class Scratch:
     parameters: str = field(
         default="", metadata={"help": "instead of depth: how large, such as 10M; the nearest depth is taken"}
     )
-    first_weights: Literal["bigrams", "random"] = field(
-        default="bigrams",
-        metadata={"help": "how embedding and head begin: as a bigram model of the corpus, or at random"},
+    first_weights: Literal["random", "bigrams"] = field(
+        default="random",
+        metadata={"help": "how embedding and head begin: at random, or as a bigram model of the corpus"},
     )
     vocabulary: int = field(
         default=8192,

@@ -51,7 +51,7 @@ class ScratchTask:
         self._length = options.context
         self.count = max(1, (tokens.train.count - self._length) // self._length)
         self.steps = steps_in_epoch(self.count, options.batch_size)
-        self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())  # a tied weight comes once
+        self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())
         self.matrices: Collection[str] = matrices(model)
         self._model, self._tokens, self._options = model, tokens, options
         self._offset, self._pieces = 0, 1
