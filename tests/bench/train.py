@@ -19,7 +19,7 @@ from attrs import asdict
 from training import GROUPS
 from training.measure import FOLDER, PEERS, ROOT, TEXT, BenchError, Row, Settings, Works
 
-PEER_SECONDS, QUICK_SECONDS = 120.0, 90.0
+PEER_SECONDS = 65.0
 """Most seconds of one peer process: a peer that is slow on this machine trains fewer steps."""
 
 
@@ -54,20 +54,20 @@ def main() -> None:
     if not PEERS.exists():
         sys.exit("the peers' environment is missing: run contrib/dev/bench.sh, or make bench-train")
     FOLDER.mkdir(parents=True, exist_ok=True)
+    target = FOLDER / ("train-quick.json" if asked.quick else "train.json")
     rows: list[Row] = []
     print(f"Python {platform.python_version()}, {platform.processor() or platform.machine()}")
     for name in GROUPS if asked.only is None else (asked.only,):
         group: Works = import_module(f"training.{name}").GROUP
         steps = asked.steps or (group.quick_steps if asked.quick else group.steps)
-        repeats, seconds = (1, QUICK_SECONDS) if asked.quick else (asked.repeats or group.repeats, PEER_SECONDS)
+        repeats = 1 if asked.quick else asked.repeats or group.repeats
         print(f"{name}: {repeats} times {steps} steps after {group.warmup} that are not timed", flush=True)
         try:
-            rows += group.rows(Settings(repeats, steps, group.warmup, seconds, asked.profile, asked.data))
+            rows += group.rows(Settings(repeats, steps, group.warmup, PEER_SECONDS, asked.profile, asked.data))
         except BenchError as error:
             sys.exit(f"error: {error}")
+        target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")  # what there is, if one fails
     table(rows)
-    target = FOLDER / ("train-quick.json" if asked.quick else "train.json")
-    target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(f"written: {target.relative_to(ROOT)}")
 
 

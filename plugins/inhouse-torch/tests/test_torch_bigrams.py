@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inhouse_torch import bigrams
-from inhouse_torch.bigrams import Pairs, begin_from, count_pairs, weights
+from inhouse_torch.bigrams import Pairs, begin_from, count_pairs, factors, weights
 from inhouse_torch.shape import by_depth, fresh_model
 from inhouse_torch.shards import Shards, ShardWriter
 
@@ -83,6 +84,27 @@ def test_a_narrow_model_keeps_the_better_half_of_it(shards: Shards) -> None:
 def _whole(pairs: Pairs) -> tuple[Tensor, Tensor]:
     embedding, head = weights(pairs, 256)
     return embedding, head.T
+
+
+def test_factors_are_those_of_the_dense_decomposition() -> None:
+    torch.manual_seed(0)
+    dense = torch.randn(300, 40) @ torch.diag(0.8 ** torch.arange(40)) @ torch.randn(40, 300)
+    dense[torch.rand(300, 300) < 0.5] = 0  # full rank again, with a tail
+    told: list[int] = []
+
+    def track(work: Sequence[int]) -> Iterator[int]:
+        for each in work:
+            yield each
+            told.append(each)
+
+    left, values, right = factors(dense.to_sparse(), 80, track=track)
+    assert told == list(range(len(told))) and told
+    wanted = torch.linalg.svdvals(dense)
+    assert torch.allclose(values[:10], wanted[:10], rtol=1e-3)
+    for vectors in (left, right):
+        assert torch.allclose(vectors.mT @ vectors, torch.eye(80), atol=1e-5)
+    best = wanted[60:].norm()
+    assert (dense - left[:, :60] * values[:60] @ right[:, :60].mT).norm() < 1.01 * best
 
 
 def test_a_text_of_one_token_gives_finite_weights(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ WORK, OWN_WORK = "LoRA r=16 all-linear, shared prompt", "LoRA r=16 all-linear, n
 MEMORY = f"peak memory of {WORK}"
 GROUP = Group(
     name="lora",
-    steps=12,
+    steps=10,
     quick_steps=4,
     prepare=prepare,
     goals=(

@@ -2,8 +2,9 @@
 
 All have the same tokenizer (byte-level BPE as the trainer `scratch` makes it), number of parameters and windows in
 the same order. Peers begin as nanoGPT does, ours as `first_weights = "bigrams"` says: layers add nothing, embedding and
-head are a bigram model of the same text, which is counted and factorised on its clock. In each turn all train the
-same number of tokens to the end of their own schedules; the target is the lowest held-out loss that a peer reaches.
+head are a bigram model of the same text, which is counted and factorised on its clock. In each turn the
+peers train the same number of tokens to the end of their own schedules; the target is the lowest held-out loss that
+one of them reaches. Ours plans as many tokens, and stops where it reaches it.
 
 The held-out loss is measured on the same windows by the same code, at the same cadence in tokens, and no one's
 clock runs meanwhile; the clock does run from the first step on, whatever it prepares. A peer that does not
@@ -114,7 +115,7 @@ def turn(job: Mapping[str, Any], label: str) -> Turn:
     answers = {name: child.run() for name, child in peers(job).items()}
     within(f"{label} lowest held-out loss of {LOOP} and of {TRAINER}", *map(lowest, answers.values()), ALIKE)
     target = min(map(lowest, answers.values()))
-    answers[OURS_NAME] = ours(job).run()
+    answers[OURS_NAME] = ours(job).having(target=target).run()
     seconds: dict[str, float] = {}
     for name, answer in answers.items():
         found = reached(answer, target)
@@ -135,7 +136,7 @@ class Race:
     steps: int = 160
     quick_steps: int = 20
     warmup: int = 0
-    repeats: int = 3
+    repeats: int = 5
 
     def rows(self, settings: Settings) -> list[Row]:
         """One turn for each seed from 0 on."""

@@ -163,7 +163,7 @@ class Group:
     prepare: Callable[[Settings], Mapping[str, Child]]
     goals: Sequence[Goal]
     tell: Callable[[Settings, Mapping[str, Child], Mapping[str, Sequence[Answer]]], None]
-    warmup: int = 3
+    warmup: int = 2
     repeats: int = 5
 
     def rows(self, settings: Settings) -> list[Row]:

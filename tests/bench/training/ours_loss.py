@@ -1,4 +1,4 @@
-"""A child that trains with the loop and the task of the trainer `scratch`, to the end of its plan.
+"""A child that trains with the loop and the task of the trainer `scratch`, until it comes to the ``target``.
 
 ``options`` of the job are the trainer's own, by name; what they leave out is as it ships. The plan of the
 learning rate and of the growing sequences is as long as ``steps``, on windows drawn from the whole corpus.

@@ -54,6 +54,11 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
             shutil.rmtree(older, ignore_errors=True)
 
 
+def exists(folder: Path) -> bool:
+    """Whether ``folder`` has a checkpoint."""
+    return any(folder.glob(f"{_PREFIX}*"))
+
+
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The newest checkpoint in ``folder``, or None when there is none.
 

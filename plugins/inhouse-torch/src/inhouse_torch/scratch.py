@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from inhouse.errors import DataError
 from inhouse.protocols import Step
 
-from . import Scratch
+from . import Scratch, checkpoint
 from .attention import register
 from .bigrams import begin_from, count_pairs
 from .bpe import end_of_text
@@ -155,9 +155,9 @@ class ScratchTrainer:
         self._tell_shape(step, shape, tokens)
         torch.manual_seed(step.seed)
         model = _model(shape, tokens.tokenizer)
-        if options.first_weights == "bigrams":
-            track = partial(step.track, unit="chunk of tokens")
-            begin_from(count_pairs(tokens.train, shape.vocabulary, track=track), model)
+        if options.first_weights == "bigrams" and not checkpoint.exists(step.checkpoints):
+            pairs = count_pairs(tokens.train, shape.vocabulary, track=partial(step.track, unit="chunk of tokens"))
+            begin_from(pairs, model, track=partial(step.track, unit="iteration"))
         task = ScratchTask(model, tokens, options, step.checkpoints)
         settings = Settings.of(options, betas=(0.9, 0.95))
         progress = telling(
