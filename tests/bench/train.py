@@ -19,7 +19,7 @@ from attrs import asdict
 from training import GROUPS
 from training.measure import FOLDER, PEERS, ROOT, TEXT, BenchError, Row, Settings, Works
 
-PEER_SECONDS = 65.0
+PEER_SECONDS = 120.0
 """Most seconds of one peer process: a peer that is slow on this machine trains fewer steps."""
 
 
