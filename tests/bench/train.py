@@ -48,6 +48,14 @@ def table(rows: list[Row]) -> None:
         print(f"{row.work:53}{row.against:23}{ours:>13}{row.peer:>9.0f}{row.ratio:>8.3f}  {row.goal:14} {met}")
 
 
+def save(target: Path, rows: list[Row]) -> None:
+    """Writes ``rows``; those of works that were measured at another time (``--only``) stay."""
+    works = {row.work for row in rows}
+    old = json.loads(target.read_text()) if target.exists() else []
+    kept = [row for row in old if row["work"] not in works]
+    target.write_text(json.dumps([*kept, *map(asdict, rows)], indent=1) + "\n")
+
+
 def main() -> None:
     """Measures, prints the table and writes it to ``build/bench/train.json`` (``train-quick.json``)."""
     asked = arguments()
@@ -66,7 +74,7 @@ def main() -> None:
             rows += group.rows(Settings(repeats, steps, group.warmup, PEER_SECONDS, asked.profile, asked.data))
         except BenchError as error:
             sys.exit(f"error: {error}")
-        target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")  # what there is, if one fails
+        save(target, rows)  # what there is, if the next one fails
     table(rows)
     print(f"written: {target.relative_to(ROOT)}")
 
