@@ -133,7 +133,7 @@ def turn(job: Mapping[str, Any], label: str) -> Turn:
 class Race:
     """See :class:`training.measure.Works`; ``steps`` are the peers' optimizer steps, all of them timed."""
 
-    steps: int = 160
+    steps: int = 128
     quick_steps: int = 20
     warmup: int = 0
     repeats: int = 5
