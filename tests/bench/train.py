@@ -19,6 +19,8 @@ from attrs import asdict
 from training import GROUPS
 from training.measure import FOLDER, PEERS, ROOT, TEXT, BenchError, Row, Settings, Works
 
+from inhouse.artifacts import write_text
+
 PEER_SECONDS = 120.0
 """Most seconds of one peer process: a peer that is slow on this machine trains fewer steps."""
 
@@ -53,7 +55,7 @@ def save(target: Path, rows: list[Row]) -> None:
     works = {row.work for row in rows}
     old = json.loads(target.read_text()) if target.exists() else []
     kept = [row for row in old if row["work"] not in works]
-    target.write_text(json.dumps([*kept, *map(asdict, rows)], indent=1) + "\n")
+    write_text(target, json.dumps([*kept, *map(asdict, rows)], indent=1) + "\n")
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from inhouse.errors import ArtifactError, DataError, RecipeError
 from inhouse.values import Artifact
 from inhouse_testing.recording import RecordingStep
 from inhouse_testing.trainers import check_resumes
-from inhouse_torch import Scratch
+from inhouse_torch import Scratch, scratch
+from inhouse_torch.bigrams import count_pairs
 from inhouse_torch.bpe import train_tokenizer
 from inhouse_torch.corpus import prepare
 from inhouse_torch.muon import Muon, orthogonal
@@ -102,10 +103,19 @@ def test_pairs_give_a_head_start(tmp_path: Path, corpus: Artifact) -> None:
     [("muon", "random", 1), ("muon", "random", 5), ("adamw", "random", 4), ("muon", "bigrams", 5)],
 )
 def test_killed_and_resumed_is_the_run_that_was_not(
-    tmp_path: Path, corpus: Artifact, optimizer: Any, first: Any, killed_at: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, corpus: Artifact, optimizer: Any, first: Any, killed_at: int
 ) -> None:
+    counted: list[int] = []
+
+    def counting(*arguments: Any, **keywords: Any) -> Any:
+        counted.append(1)
+        return count_pairs(*arguments, **keywords)
+
+    monkeypatch.setattr(scratch, "count_pairs", counting)
     options = evolve(OPTIONS, optimizer=optimizer, first_weights=first)
     check_resumes(lambda step: ScratchTrainer(options).train(step, corpus, None), tmp_path, kill_at=killed_at)
+    begun = 2  # the run that was not killed and the one that was; the resumed one counts nothing
+    assert len(counted) == (begun if first == "bigrams" else 0)
 
 
 def test_a_tokenizer_of_another_step_is_taken(tmp_path: Path, corpus: Artifact) -> None:

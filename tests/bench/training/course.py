@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -41,15 +40,14 @@ def heldout_loss(model: Any, windows: torch.Tensor) -> float:
 class Course:
     """Tells a child after each step whether it is done, and keeps ``points``: (tokens, seconds, held-out loss).
 
-    Done is who has trained ``steps`` steps, or has come to the loss ``target`` where the job names one. A loss is
-    due whenever another ``every`` tokens have been trained, and at the end.
+    Done is who has trained ``steps`` steps, or measures a held-out loss of ``target`` or less. A loss is due
+    whenever another ``every`` tokens have been trained, and at the end.
     """
 
     def __init__(self, asked: dict[str, Any], model: Any) -> None:
         self.points: list[tuple[int, float, float]] = []
         self._model, self._windows = model, heldout_windows(asked)
-        self._steps, self._every = asked["steps"], asked["every"]
-        self._target = asked.get("target", -math.inf)
+        self._steps, self._every, self._target = asked["steps"], asked["every"], asked.get("target", float("-inf"))
         self._per_step = asked["batch_size"] * asked["context"]
         self._seconds = 0.0
         self._started = time.perf_counter()
@@ -66,7 +64,7 @@ class Course:
         if due:
             self.points.append((tokens, self._seconds, heldout_loss(self._model, self._windows)))
         self._started = time.perf_counter()
-        return bool(step == self._steps or (due and self.points[-1][2] <= self._target))
+        return step == self._steps or (due and self.points[-1][2] <= self._target)
 
     def facts(self) -> dict[str, Any]:
         """What a child answers."""

@@ -1,4 +1,4 @@
-"""A child that trains with the loop and the task of the trainer `scratch`, until it comes to the ``target``.
+"""A child that trains with the loop and the task of the trainer `scratch`, until it has the target loss.
 
 ``options`` of the job are the trainer's own, by name; what they leave out is as it ships. The plan of the
 learning rate and of the growing sequences is as long as ``steps``, on windows drawn from the whole corpus.
@@ -31,7 +31,7 @@ from training.course import Course
 
 
 class Enough(Exception):
-    """The steps that were asked for are done."""
+    """The target is reached, or the steps that were asked for are done."""
 
 
 class Planned(ScratchTask):
