@@ -7,8 +7,8 @@ rows of one product. On a GPU in 16 bits a flash-attention kernel does it (``var
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from inhouse.errors import StepError
 
 from .packing import Segments
+from .precision import autocast_dtype
 from .varlen import attend, varlen_kernel
 
 NAME = "inhouse_segments"
@@ -42,63 +43,124 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 
 @frozen
 class _Block:
-    """Query rows ``first`` to ``last`` (excluded) see keys 0 to ``prefix`` and ``begin`` to ``last``."""
+    """Rows ``first`` to ``last`` (excluded) of each of ``count`` segments of ``length`` tokens, from ``begin`` on.
 
+    They see the ``prefix`` first tokens of all, and their own segment up to ``last``. With a prefix ``count`` is 1.
+    """
+
+    begin: int
+    length: int
+    count: int
     first: int
     last: int
-    begin: int
     prefix: int
 
+    def _rows(self, x: Tensor, start: int, *shape: int) -> Tensor:
+        """A view of rows ``start`` to ``last`` of every segment: (T, heads, D) -> (count, rows, *shape)."""
+        segments = x[self.begin : self.begin + self.count * self.length].view(self.count, self.length, *shape)
+        return segments[:, start : self.last]
+
     def queries(self, q: Tensor, kv_heads: int) -> Tensor:
-        """(T, H, D) -> (KV, H/KV * rows, D), a copy."""
+        """(T, H, D) -> (count * KV, H/KV * rows, D), a copy."""
         _, heads, size = q.shape
-        piece = q[self.first : self.last].view(-1, kv_heads, heads // kv_heads, size)
-        return piece.permute(1, 2, 0, 3).reshape(kv_heads, -1, size)
+        piece = self._rows(q, self.first, kv_heads, heads // kv_heads, size)
+        return piece.permute(0, 2, 3, 1, 4).reshape(self.count * kv_heads, -1, size)
 
     def write_queries(self, rows: Tensor, out: Tensor) -> None:
         """The inverse of :meth:`queries`, into ``out`` (T, H, D)."""
-        kv_heads, _, size = rows.shape
-        piece = rows.view(kv_heads, -1, self.last - self.first, size).permute(2, 0, 1, 3)
-        out[self.first : self.last].view(piece.shape).copy_(piece)
+        kv_heads, size = rows.shape[0] // self.count, rows.shape[2]
+        piece = self._rows(out, self.first, kv_heads, out.shape[1] // kv_heads, size)
+        piece.copy_(rows.view(self.count, kv_heads, -1, self.last - self.first, size).permute(0, 3, 1, 2, 4))
 
     def keys(self, k: Tensor) -> Tensor:
-        """(T, KV, D) -> (KV, keys, D): a view without a prefix, else a copy."""
-        own = k[self.begin : self.last]
-        return (torch.cat((k[: self.prefix], own)) if self.prefix else own).transpose(0, 1)
+        """(T, KV, D) -> (count * KV, keys, D): a view of one segment without a prefix, else a copy."""
+        if self.prefix:
+            return torch.cat((k[: self.prefix], k[self.begin : self.begin + self.last])).transpose(0, 1)
+        return self._rows(k, 0, *k.shape[1:]).transpose(1, 2).reshape(-1, self.last, k.shape[2])
 
     def add_keys(self, grad: Tensor, out: Tensor) -> None:
-        """Adds a gradient (KV, keys, D) to the rows of ``out`` (T, KV, D) that the keys came from."""
-        grad = grad.transpose(0, 1)
+        """Adds a gradient (count * KV, keys, D) to the rows of ``out`` (T, KV, D) that the keys came from."""
+        grad = grad.view(self.count, -1, *grad.shape[1:]).transpose(1, 2)
         if self.prefix:
-            out[: self.prefix] += grad[: self.prefix]
-        out[self.begin : self.last] += grad[self.prefix :]
+            out[: self.prefix] += grad[0, : self.prefix]
+        own = self._rows(out, 0, *out.shape[1:])
+        own += grad[:, self.prefix :]
 
     def weights(self, q: Tensor, k: Tensor, scale: float, window: int | None) -> Tensor:
-        """Softmax of the masked scores, (KV, H/KV * rows, keys)."""
+        """Softmax of the masked scores, (count * KV, H/KV * rows, keys)."""
         scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=scale)
-        count = self.last - self.first
-        view = scores.view(scores.shape[0], -1, count, scores.shape[-1])
+        rows = self.last - self.first
+        view = scores.view(scores.shape[0], -1, rows, scores.shape[-1])
         if window is None:
-            view[..., -count:] += torch.full((count, count), float("-inf"), device=q.device, dtype=q.dtype).triu_(1)
+            view[..., -rows:] += torch.full((rows, rows), float("-inf"), device=q.device, dtype=q.dtype).triu_(1)
         else:
             last = scores.shape[-1] - 1
             column = torch.arange(last + 1, device=q.device)
-            row = torch.arange(last + 1 - count, last + 1, device=q.device).unsqueeze(1)
+            row = torch.arange(last + 1 - rows, last + 1, device=q.device).unsqueeze(1)
             view.masked_fill_((column > row) | (column <= row - window), float("-inf"))
         return torch.softmax(scores, -1)
 
 
-def _blocks(segments: Segments) -> Iterator[_Block]:
-    spans = [(0, segments.prefix, 0)]
+def _blocks(segments: Segments, row_bytes: int) -> Iterator[_Block]:
+    """All blocks in order; ``row_bytes`` is the size of one column of scores: of all heads for one key.
+
+    Segments of one length that follow each other are worked off together, as many as are kept, and cut finer.
+    """
+    if segments.prefix:
+        yield from _cut(0, segments.prefix, 1, 0, BLOCK_ROWS)
     start = segments.prefix
-    for length in segments.lengths:
-        spans.append((start, start + length, segments.prefix))
-        start += length
-    for begin, end, prefix in spans:
-        pieces = -(-(end - begin) // BLOCK_ROWS)
-        cuts = [begin + (end - begin) * i // pieces for i in range(pieces + 1)] if pieces else []
-        for first, last in pairwise(cuts):
-            yield _Block(first, last, begin, prefix)
+    for length, alike in groupby(segments.lengths):
+        count, rows = len(list(alike)), BLOCK_ROWS
+        most = 1
+        if count > 1 and not segments.prefix:
+            rows = max(1, BLOCK_ROWS // 2)
+            most = max(1, KEEP_BYTES // (row_bytes * min(length, rows) * length))
+        for done in range(0, count, most):
+            yield from _cut(start + done * length, length, min(most, count - done), segments.prefix, rows)
+        start += count * length
+
+
+def _cut(begin: int, length: int, count: int, prefix: int, rows: int) -> Iterator[_Block]:
+    pieces = -(-length // rows)
+    for first, last in pairwise(length * i // pieces for i in range(pieces + 1)):
+        yield _Block(begin, length, count, first, last, prefix)
+
+
+Layout = tuple[Segments, float, int | None]
+"""Segments, scale of the scores and sliding window in tokens."""
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, list[Tensor | None]]:
+    """Output (T, H, D), and the attention weights that are kept for the gradient."""
+    segments, scale, window = layout
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    kept: list[Tensor | None] = []
+    for block in _blocks(segments, q.shape[1] * q.element_size()):
+        weights = block.weights(block.queries(q, k.shape[1]), block.keys(k), scale, window)
+        block.write_queries(torch.bmm(weights, block.keys(v)), out)
+        kept.append(weights if weights.numel() * weights.element_size() <= KEEP_BYTES else None)
+    return out, kept
+
+
+def _attend_backward(
+    grad: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    kept: Sequence[Tensor | None],
+    layout: Layout,
+    into: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Writes the gradients of q, k and v ``into`` tensors of their shapes; those of k and v have to be zero."""
+    segments, scale, window = layout
+    (q, k, v), (grad_q, grad_k, grad_v) = inputs, into
+    zero = grad.new_zeros(())
+    for block, known in zip(_blocks(segments, q.shape[1] * q.element_size()), kept, strict=True):
+        rows, keys, own = block.queries(q, k.shape[1]), block.keys(k), block.queries(grad, k.shape[1])
+        weights = known if known is not None else block.weights(rows, keys, scale, window)
+        block.add_keys(torch.bmm(weights.transpose(1, 2), own), grad_v)
+        slope = torch.bmm(own, block.keys(v).transpose(1, 2))
+        slope = torch.ops.aten._softmax_backward_data(slope, weights, -1, weights.dtype)
+        block.write_queries(torch.baddbmm(zero, slope, keys, beta=0, alpha=scale), grad_q)
+        block.add_keys(torch.baddbmm(zero, slope.transpose(1, 2), rows, beta=0, alpha=scale), grad_k)
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -106,46 +168,25 @@ class _SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cos: Tensor | None,
-        sin: Tensor | None,
-        segments: Segments,
-        scale: float,
-        window: int | None,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, layout: Layout
     ) -> Tensor:
-        if cos is not None and sin is not None:
-            q, k = _rotate(q, cos, sin, 1.0), _rotate(k, cos, sin, 1.0)
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        kept: list[Tensor | None] = []
-        for block in _blocks(segments):
-            weights = block.weights(block.queries(q, k.shape[1]), block.keys(k), scale, window)
-            block.write_queries(torch.bmm(weights, block.keys(v)), out)
-            kept.append(weights if weights.numel() * weights.element_size() <= KEEP_BYTES else None)
+        with torch.autocast(q.device.type, enabled=False):
+            if cos is not None and sin is not None:
+                q, k = _rotate(q, cos, sin, 1.0), _rotate(k, cos, sin, 1.0)
+            out, kept = _attend(q, k, v, layout)
         ctx.save_for_backward(q, k, v, cos, sin, *kept)
-        ctx.layout = (segments, scale, window)
+        ctx.layout = layout
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        segments, scale, window = ctx.layout
         q, k, v, cos, sin, *kept = ctx.saved_tensors
-        zero = grad.new_zeros(())
         grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
-        for block, known in zip(_blocks(segments), kept, strict=True):
-            rows, keys, own = block.queries(q, k.shape[1]), block.keys(k), block.queries(grad, k.shape[1])
-            weights = known if known is not None else block.weights(rows, keys, scale, window)
-            block.add_keys(torch.bmm(weights.transpose(1, 2), own), grad_v)
-            slope = torch.bmm(own, block.keys(v).transpose(1, 2))
-            slope = torch.ops.aten._softmax_backward_data(slope, weights, -1, weights.dtype)
-            block.write_queries(torch.baddbmm(zero, slope, keys, beta=0, alpha=scale), grad_q)
-            block.add_keys(torch.baddbmm(zero, slope.transpose(1, 2), rows, beta=0, alpha=scale), grad_k)
+        _attend_backward(grad, (q, k, v), kept, ctx.layout, (grad_q, grad_k, grad_v))
         if cos is not None and sin is not None:
             grad_q, grad_k = _rotate(grad_q, cos, sin, -1.0), _rotate(grad_k, cos, sin, -1.0)
-        return grad_q, grad_k, grad_v, None, None, None, None, None
+        return grad_q, grad_k, grad_v, None, None, None
 
 
 def segment_attention(
@@ -162,15 +203,16 @@ def segment_attention(
 
     ``q`` (T, H, D), ``k`` and ``v`` (T, KV, D) with KV dividing H; ``rotary`` is (cos, sin), each (T, D), in
     the half-split layout that transformers uses, applied to q and k. ``window`` is a sliding window in
-    tokens. Returns (T, H, D).
+    tokens. Returns (T, H, D), under autocast in its format.
     """
     cos, sin = rotary if rotary is not None else (None, None)
+    q, k, v = (each.to(autocast_dtype(each)) for each in (q, k, v))
     kernel = varlen_kernel(v.device, v.dtype, v.shape[-1])
     if kernel is not None:
         if cos is not None and sin is not None:
             q, k = _rotate(q, cos, sin, 1.0), _rotate(k, cos, sin, 1.0)
         return attend(kernel, q, k, v, segments, scale=scale, window=window)
-    out: Tensor = _SegmentAttention.apply(q, k, v, cos, sin, segments, scale, window)  # type: ignore[no-untyped-call]
+    out: Tensor = _SegmentAttention.apply(q, k, v, cos, sin, (segments, scale, window))  # type: ignore[no-untyped-call]
     return out
 
 

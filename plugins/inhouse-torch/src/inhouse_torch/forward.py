@@ -14,8 +14,16 @@ from .packing import Packed, Sample, pack, split_by_tokens
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "logits_soft_cap")
 
 
-def joined_loss(model: Any, packed: Packed) -> Tensor:
-    """Sum of the token losses of ``packed``, fp32. The model must run with the attention of this package."""
+def joined_loss(model: Any, packed: Packed, dtype: torch.dtype | None = None) -> Tensor:
+    """Sum of the token losses of ``packed``, fp32. The model must run with the attention of this package.
+
+    ``dtype`` is what the products of a model in fp32 are computed in (by autocast), where that is another.
+    """
+    with torch.autocast(packed.input_ids.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return _loss(model, packed)
+
+
+def _loss(model: Any, packed: Packed) -> Tensor:
     inputs = {
         "input_ids": packed.input_ids,
         "position_ids": packed.positions,
@@ -37,19 +45,23 @@ def _plain_head(model: Any, head: Any) -> bool:
     return not any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
 
 
-def joined_losses(model: Any, samples: Sequence[Sample], micro_batch_tokens: int) -> Iterator[Tensor]:
-    """The summed losses of ``samples``, one micro-batch after the other."""
+def joined_losses(
+    model: Any, samples: Sequence[Sample], micro_batch_tokens: int, dtype: torch.dtype | None = None
+) -> Iterator[Tensor]:
+    """The summed losses of ``samples``, one micro-batch after the other; ``dtype`` as in :func:`joined_loss`."""
     for piece in split_by_tokens(samples, micro_batch_tokens):
-        yield joined_loss(model, pack(piece, device=model.device))
+        yield joined_loss(model, pack(piece, device=model.device), dtype)
 
 
-def mean_loss(model: Any, samples: Sequence[Sample], micro_batch_tokens: int) -> float | None:
+def mean_loss(
+    model: Any, samples: Sequence[Sample], micro_batch_tokens: int, dtype: torch.dtype | None = None
+) -> float | None:
     """Mean token loss in evaluation mode, without gradient; None without samples."""
     if not samples:
         return None
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        total = sum(loss.item() for loss in joined_losses(model, samples, micro_batch_tokens))
+        total = sum(loss.item() for loss in joined_losses(model, samples, micro_batch_tokens, dtype))
     model.train(was_training)
     return total / sum(sample.targets for sample in samples)

@@ -32,6 +32,13 @@ def gemm_rate(dtype: torch.dtype, *, device: str = "cpu", size: int = 512, repea
     return 4.0 * size**3 / best
 
 
+def autocast_dtype(like: torch.Tensor) -> torch.dtype:
+    """The format that products of ``like`` are computed in: autocast's where it is on, else its own."""
+    device = like.device.type
+    casting = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if casting else like.dtype
+
+
 def compute_dtype(wanted: ComputeDtype, *, device: str = "cpu", folder: Path | None = None) -> torch.dtype:
     """The format of the frozen weights and activations: as told, or bf16 where it is clearly faster.
 

@@ -20,13 +20,14 @@ from inhouse.protocols import Step
 from inhouse.values import Artifact
 
 from . import Pretrain
-from .attention import register
 from .curve import save_curve
+from .dense import DenseLinears
 from .folders import load_model, matching_tokenizer, save_model, stored_dtype
 from .forward import joined_losses, mean_loss
 from .loop import Settings, fit
 from .optimizers import matrices
 from .packing import Sample
+from .patch import speed_up
 from .precision import compute_dtype
 from .report import telling
 from .sampling import showing
@@ -50,9 +51,8 @@ class PretrainTask:
         self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())  # a tied weight comes once
         self.matrices: Collection[str] = matrices(model)
         self._model, self._train, self._heldout, self._options = model, train, heldout, options
-        dtype = compute_dtype(options.compute_dtype, device=model.device.type, folder=folder)
-        self._cast = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
-        model.set_attn_implementation(register())
+        self._dtype = compute_dtype(options.compute_dtype, device=model.device.type, folder=folder)
+        self._patched = speed_up(model, DenseLinears())
         model.train()
 
     def begin(self, *key: int) -> None:
@@ -68,13 +68,16 @@ class PretrainTask:
 
     def losses(self, rows: Sequence[int]) -> Iterator[Tensor]:
         """Summed losses of the micro-batches."""
-        with self._cast:
-            yield from joined_losses(self._model, [self._train[row] for row in rows], self._options.micro_batch_tokens)
+        samples = [self._train[row] for row in rows]
+        return joined_losses(self._model, samples, self._options.micro_batch_tokens, self._dtype)
 
     def heldout(self) -> float | None:
         """Mean loss on the documents kept out."""
-        with self._cast:
-            return mean_loss(self._model, self._heldout, self._options.micro_batch_tokens)
+        return mean_loss(self._model, self._heldout, self._options.micro_batch_tokens, self._dtype)
+
+    def close(self) -> None:
+        """Gives the model its own forwards back."""
+        self._patched.undo(self._model)
 
     def name(self, row: int) -> str:
         """The document's id."""
@@ -135,6 +138,6 @@ class PretrainTrainer:
             showing(step, model, tokenizer, options.sample) if options.sample else None,
         )
         step.note(train_documents=len(train), heldout_documents=len(heldout))
-        model.set_attn_implementation("sdpa")
+        task.close()
         save_model(model, base.path, step.output, stored_dtype(base.path))
         save_curve(progress, step.output / "loss.png")

@@ -19,15 +19,16 @@ from inhouse.errors import DataError
 from inhouse.protocols import Step
 
 from . import Scratch, checkpoint
-from .attention import register
 from .bigrams import begin_from, count_pairs
 from .bpe import end_of_text
 from .corpus import Tokens, prepare
 from .curve import save_curve
+from .dense import DenseLinears
 from .forward import joined_loss
 from .loop import Settings, fit
 from .optimizers import matrices
 from .packing import Packed, Segments
+from .patch import speed_up
 from .precision import compute_dtype
 from .report import telling
 from .sampling import showing
@@ -55,9 +56,8 @@ class ScratchTask:
         self.matrices: Collection[str] = matrices(model)
         self._model, self._tokens, self._options = model, tokens, options
         self._offset, self._pieces = 0, 1
-        dtype = compute_dtype(options.compute_dtype, device=model.device.type, folder=folder)
-        self._cast = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
-        model.set_attn_implementation(register())
+        self._dtype = compute_dtype(options.compute_dtype, device=model.device.type, folder=folder)
+        self._patched = speed_up(model, DenseLinears())
         model.train()
 
     def begin(self, *key: int) -> None:
@@ -92,6 +92,10 @@ class ScratchTask:
             total = sum(loss.item() for loss in self._losses(shards, [i * self._length for i in chosen], 1))
         return total / (len(chosen) * self._length)
 
+    def close(self) -> None:
+        """Gives the model its own forwards back."""
+        self._patched.undo(self._model)
+
     def name(self, row: int) -> str:
         """The window's place in the corpus."""
         start = row * self._length + self._offset
@@ -99,10 +103,10 @@ class ScratchTask:
 
     def _losses(self, shards: Shards, starts: Sequence[int], count: int) -> Iterator[Tensor]:
         at_once = max(1, self._options.micro_batch_tokens // self._length)
-        with self._cast:
-            for first in range(0, len(starts), at_once):
-                windows = [shards.read(start, self._length + 1) for start in starts[first : first + at_once]]
-                yield joined_loss(self._model, join(torch.stack(windows).to(self._model.device), count))
+        for first in range(0, len(starts), at_once):
+            windows = [shards.read(start, self._length + 1) for start in starts[first : first + at_once]]
+            packed = join(torch.stack(windows).to(self._model.device), count)
+            yield joined_loss(self._model, packed, self._dtype)
 
 
 def pieces(done: float, grow: float, length: int) -> int:
@@ -166,7 +170,7 @@ class ScratchTrainer:
             showing(step, model, tokens.tokenizer, options.sample),
         )
         step.note(parameters=shape.parameters, layers=shape.layers, width=shape.width, tokens=tokens.train.count)
-        model.set_attn_implementation("sdpa")
+        task.close()
         model.to(torch.bfloat16).save_pretrained(step.output)
         tokens.tokenizer.save_pretrained(step.output)
         save_curve(progress, step.output / "loss.png")
