@@ -147,7 +147,7 @@ def test_a_loss_that_is_no_number_names_the_row(make_step: Any, base: Path, chat
 
     own = forward.joined_loss
 
-    def poisoned(model: Any, packed: Any) -> torch.Tensor:
+    def poisoned(model: Any, packed: Any, dtype: Any) -> torch.Tensor:
         loss = own(model, packed)
         return loss * float("nan") if 1 in packed.input_ids and packed.real_tokens > 70 else loss
 

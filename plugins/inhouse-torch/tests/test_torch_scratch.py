@@ -218,7 +218,7 @@ def test_growing_sequences_are_what_is_trained_on(
     lengths: list[set[int]] = []
     whole = scratch.joined_loss
     monkeypatch.setattr(
-        scratch, "joined_loss", lambda m, packed: lengths.append(set(packed.segments.lengths)) or whole(m, packed)
+        scratch, "joined_loss", lambda m, packed, _: lengths.append(set(packed.segments.lengths)) or whole(m, packed)
     )
     for step in (0, task.steps * OPTIONS.epochs - 1):
         task.begin(3, step)

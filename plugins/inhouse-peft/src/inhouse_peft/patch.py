@@ -28,7 +28,10 @@ class LoraLinears:
     def gated(self, gate: nn.Module, up: nn.Module, down: nn.Module) -> Callable[[Tensor, bool], Tensor] | None:
         """All of the block as one function."""
         found = _lora([gate, up, down])
-        return None if found is None else lambda x, training: lora_mlp(x, *found, self._dropped(training))
+        if found is None:
+            return None
+        first, second, last = found
+        return lambda x, training: lora_mlp(x, first, second, last, self._dropped(training))
 
     def weight(self, layer: nn.Module) -> Weight | None:
         """The frozen one."""

@@ -36,10 +36,9 @@ def _forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: t
         piece = narrow_hidden[start : start + rows]
         picked = targets[start : start + rows].unsqueeze(1)
         logits = torch.nn.functional.linear(piece, narrow_weight).float()
-        top, where = logits.max(1, keepdim=True)
         slope = torch.softmax(logits, 1)
         # log-sum-exp out of the largest probability, which cannot underflow: one exp a logit in all
-        norm = top - slope.gather(1, where).log_()
+        norm = logits.amax(1, keepdim=True) - slope.amax(1, keepdim=True).log_()
         total += (norm - logits.gather(1, picked)).sum(dtype=torch.float64)
         if grad_hidden is None and grad_weight is None:
             continue
@@ -47,7 +46,9 @@ def _forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: t
         slope = slope.to(dtype)
         if grad_hidden is not None:
             grad_hidden[start : start + rows] = torch.mm(slope, narrow_weight)
-        if grad_weight is not None:
+        if grad_weight is not None and grad_weight.dtype == dtype:
+            grad_weight.addmm_(slope.t(), piece)
+        elif grad_weight is not None:
             grad_weight += torch.mm(slope.t(), piece)
     ctx.save_for_backward(grad_hidden, grad_weight)
     return total.float()

@@ -41,6 +41,12 @@ def _stacked(layers: Sequence[nn.Linear], x: Tensor) -> Tensor:
     return torch.nn.functional.linear(x, weight, bias)
 
 
+def _widened(layer: nn.Linear, x: Tensor) -> Tensor:
+    """``layer`` on ``x`` in the format of its weight: it is added to a residual, and alike are added faster."""
+    out: Tensor = layer(x)
+    return out.to(layer.weight.dtype)
+
+
 class DenseLinears:
     """See :class:`inhouse_torch.patch.Linears`; takes plain ``nn.Linear`` only."""
 
@@ -50,9 +56,9 @@ class DenseLinears:
         if found is None:
             return None
         if len(found) == 1:
-            return lambda x, _: (found[0](x),)
+            return lambda x, _: (_widened(found[0], x),)
         sizes = [layer.out_features for layer in found]
-        return lambda x, _: _stacked(found, x).split(sizes, 1)
+        return lambda x, _: torch.split(_stacked(found, x), sizes, 1)
 
     def gated(self, gate: nn.Module, up: nn.Module, down: nn.Module) -> Callable[[Tensor, bool], Tensor] | None:
         """One product for gate and up."""
@@ -62,8 +68,7 @@ class DenseLinears:
 
         def forward(x: Tensor, _: bool) -> Tensor:
             inner: Tensor = _GatedUnit.apply(_stacked(found, x))  # type: ignore[no-untyped-call]
-            out: Tensor = last[0](inner)
-            return out
+            return _widened(last[0], inner)
 
         return forward
 

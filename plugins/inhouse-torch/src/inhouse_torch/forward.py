@@ -32,7 +32,9 @@ def _loss(model: Any, packed: Packed) -> Tensor:
     }
     head = model.get_output_embeddings()
     if _plain_head(model, head):
-        hidden = model.base_model(**inputs).last_hidden_state[0, packed.rows]
+        hidden = model.base_model(**inputs).last_hidden_state[0]
+        if len(packed.rows) < len(hidden):  # all rows are in order
+            hidden = hidden[packed.rows]
         return head_loss(hidden, head.weight, packed.targets)
     logits = model(**inputs, logits_to_keep=packed.rows).logits[0]
     return torch.nn.functional.cross_entropy(logits.float(), packed.targets, reduction="sum")

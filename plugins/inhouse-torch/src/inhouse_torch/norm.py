@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .precision import autocast_dtype
 
+PIECE_BYTES = 1 << 20
+"""Rows of the gradient are worked off in pieces of this size in fp32, which stay in the cache."""
+
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
@@ -17,22 +20,28 @@ class _RMSNorm(torch.autograd.Function):
         inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         inverse = inverse.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
-        if x.dtype == weight.dtype:
-            return (wide * inverse).to(x.dtype).mul_(weight).to(dtype)
-        return (wide * inverse).mul_(weight).to(dtype)
+        normal = (wide * inverse).to(torch.promote_types(x.dtype, weight.dtype))
+        out: Tensor = normal.mul_(weight).to(dtype)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inverse = ctx.saved_tensors
-        wide = x.float()
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = (wide * inverse).mul_(grad).flatten(0, -2).sum(0).to(weight.dtype)
-        scaled = (grad * weight).float()
-        # d/dx (x r) with r = (mean(x^2) + eps)^-1/2:  r g - x r^3 <g, x> / D
-        dot = torch.linalg.vecdot(scaled, wide).unsqueeze(-1)
-        factor = dot.mul_(inverse.pow(3)).div_(-x.shape[-1])
-        return scaled.mul_(inverse).addcmul_(wide, factor).to(x.dtype), grad_weight, None, None
+        x, weight, inverse = (saved.view(-1, saved.shape[-1]) for saved in ctx.saved_tensors)
+        weight, size = weight[0].float(), x.shape[-1]
+        grad_x = torch.empty_like(x)
+        grad_weight = torch.zeros_like(weight)
+        rows = max(1, PIECE_BYTES // (4 * size))
+        pieces = (each.split(rows) for each in (x, inverse, grad.reshape(-1, size), grad_x))
+        for x_i, inverse_i, grad_i, out in zip(*pieces, strict=True):
+            # d/dx (x r) with r = (mean(x^2) + eps)^-1/2:  r (g - x r <g, x r> / D)
+            normal = x_i * inverse_i
+            slope = grad_i.float()
+            both = normal * slope
+            grad_weight += both.sum(0)
+            along = torch.mv(both, weight).unsqueeze(1).div_(-size)
+            out.copy_((slope * weight).addcmul_(normal, along).mul_(inverse_i))
+        wanted = grad_weight.to(ctx.saved_tensors[1].dtype) if ctx.needs_input_grad[1] else None
+        return grad_x.view_as(grad), wanted, None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
