@@ -9,8 +9,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Exaone4Config,
+    Gemma2Config,
+    GemmaConfig,
+    GlmConfig,
+    LlamaConfig,
+    MistralConfig,
+    NemotronConfig,
+    Qwen2Config,
+    Qwen3Config,
+    RecurrentGemmaConfig,
+    StableLmConfig,
+)
 
+from inhouse.errors import StepError
 from inhouse_torch import attention, cross_entropy, norm
 from inhouse_torch.attention import segment_attention
 from inhouse_torch.cross_entropy import head_loss
@@ -30,6 +44,8 @@ FAMILIES = {
     "qwen2": (Qwen2Config(**SIZES, tie_word_embeddings=False), Patched(norms=7, blocks=3, attentions=3)),
     "qwen3": (Qwen3Config(**SIZES), Patched(norms=13, blocks=3)),  # attention has norms inside
     "mistral": (MistralConfig(**SIZES, sliding_window=12), Patched(norms=7, blocks=3)),
+    "exaone4": (Exaone4Config(**SIZES), Patched(norms=13, blocks=3)),  # and of queries laid out head by head
+    "glm": (GlmConfig(**SIZES, partial_rotary_factor=0.5), Patched(norms=7)),  # rotates half of each head
     "gemma": (GemmaConfig(**SIZES, hidden_activation="gelu_pytorch_tanh"), Patched(attentions=3)),
 }
 
@@ -93,6 +109,29 @@ def test_products_in_bfloat16_leave_gradients_in_fp32_that_point_the_same_way(fa
     for name, gradient in gradients(model).items():
         assert gradient.dtype == torch.float32
         assert torch.cosine_similarity(gradient.flatten(), wanted[name].flatten(), dim=0) > 0.995, name
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        StableLmConfig(**SIZES),  # attention of its own
+        NemotronConfig(**SIZES),  # calls ours without saying where a text ends
+        RecurrentGemmaConfig(**SIZES, lru_width=48),  # what a text leaves behind goes on to the next
+    ],
+)
+def test_a_model_that_mixes_joined_texts_is_refused(config: Any) -> None:
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
+    with pytest.raises(StepError, match=r"ForCausalLM does not keep texts of a joined batch apart"):
+        speed_up(model, DenseLinears())
+
+
+def test_a_model_with_soft_capping_is_refused_in_one_line() -> None:
+    model = AutoModelForCausalLM.from_config(Gemma2Config(**SIZES), dtype=torch.float32)
+    with pytest.raises(StepError, match=r"Gemma2ForCausalLM cannot be trained: .*does not support"):
+        speed_up(model, DenseLinears())
 
 
 def test_a_model_with_fast_forwards_still_generates_and_gives_them_back() -> None:

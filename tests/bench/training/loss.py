@@ -1,10 +1,10 @@
 """Seconds to one held-out loss, from nothing but the text: ours against transformers' Trainer and a plain fp32 loop.
 
 All have the same tokenizer (byte-level BPE as the trainer `scratch` makes it), number of parameters and windows in
-the same order. Peers begin as nanoGPT does, ours as `first_weights = "bigrams"` says: layers add nothing, embedding and
-head are a bigram model of the same text, which is counted and factorised on its clock. In each turn the
-peers train the same number of tokens to the end of their own schedules; the target is the lowest held-out loss that
-one of them reaches. Ours plans as many tokens, and stops where it reaches it.
+the same order. Peers begin as nanoGPT does; ours as the trainer ships (layers add nothing), and once more with
+`first_weights = "bigrams"`: embedding and head are a bigram model of the same text, which is counted and factorised on
+its clock. In each turn the peers train the same number of tokens to the end of their own schedules; the target is the
+lowest held-out loss that one of them reaches. Ours plans as many tokens, and stops where it reaches it.
 
 The held-out loss is measured on the same windows by the same code, at the same cadence in tokens, and no one's
 clock runs meanwhile; the clock does run from the first step on, whatever it prepares. A peer that does not
@@ -20,7 +20,8 @@ from typing import Any
 
 from attrs import frozen
 
-from .measure import FOLDER, OURS, Answer, BenchError, Child, Row, Settings, same_versions, within
+from .measure import FOLDER, Answer, BenchError, Child, Row, Settings, same_versions, within
+from .measure import OURS as PYTHON
 from .texts import make_corpus, make_weights
 
 PLACE = FOLDER / "loss"
@@ -37,8 +38,8 @@ OURS_BATCH, OURS_SHARE = 8, 1.0
 """Windows in a step, and how long the plan is as a share of the peers' tokens. After the same 49,152 tokens 8
 windows a step came to 5.424, 16 to 5.661 (from random weights): fewer steps learn less, smaller ones pay
 more for Muon. From zero, after 32,768 tokens of a plan that is over then 5.372, of one for 81,920 tokens 5.297."""
-OURS_OPTIONS: dict[str, Any] = {"first_weights": "bigrams"}
-"""What differs from the trainer as it ships (Muon, rate 3e-3, linear decay, growing sequences): the first weights.
+OURS: dict[str, dict[str, Any]] = {"ours": {}, "ours from bigrams": {"first_weights": "bigrams"}}
+"""What differs from the trainer as it ships (Muon, rate 3e-3, linear decay, growing sequences).
 After 32,768 of 49,152 tokens a rate of 3e-3 was at 5.585, 6e-3 at 5.615 (at the end 5.424 and 5.359)."""
 
 CHECK_STEPS, CHECK_RATE = 2, 1e-3
@@ -46,22 +47,25 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
 ALIKE = 0.05
 """How far apart the peers may end: both are AdamW on the same windows, only their schedules differ."""
 GOAL = 5.0
-WORK = "seconds to one held-out loss, 6 layers, width 512"
-OURS_NAME, TRAINER, LOOP = "ours", "transformers Trainer", "plain fp32 loop"
+WORK = "seconds to one held-out loss"
+TRAINER, LOOP = "transformers Trainer", "plain fp32 loop"
 
 
 def peers(job: Mapping[str, Any]) -> dict[str, Child]:
     """Both with their own schedules."""
     loop = {"learning_rate": RATE, "weight_decay": 0.1, "rising": 0.05, "decay": "cosine"}
     trainer = {"learning_rate": RATE, "arguments": {}}
-    return {LOOP: Child(OURS, "loop_loss", {**job, **loop}), TRAINER: Child(OURS, "trainer_loss", {**job, **trainer})}
+    return {
+        LOOP: Child(PYTHON, "loop_loss", {**job, **loop}),
+        TRAINER: Child(PYTHON, "trainer_loss", {**job, **trainer}),
+    }
 
 
-def ours(job: Mapping[str, Any]) -> Child:
-    """The trainer `scratch` with those options; its plan is a share of the peers' tokens."""
+def ours(job: Mapping[str, Any], target: float) -> dict[str, Child]:
+    """The trainer `scratch` with those options, up to ``target``; its plan is a share of the peers' tokens."""
     steps = max(1, round(OURS_SHARE * job["steps"] * PEER_BATCH / OURS_BATCH))
-    own = {"model": job["own_model"], "steps": steps, "batch_size": OURS_BATCH, "options": OURS_OPTIONS}
-    return Child(OURS, "ours_loss", {**job, **own})
+    own = {"model": job["own_model"], "steps": steps, "batch_size": OURS_BATCH, "target": target}
+    return {name: Child(PYTHON, "ours_loss", {**job, **own, "options": options}) for name, options in OURS.items()}
 
 
 def check(job: Mapping[str, Any]) -> None:
@@ -74,17 +78,18 @@ def check(job: Mapping[str, Any]) -> None:
              "decay": "constant", "weight_decay": 0.0, "grow_context": 0.0}  # fmt: skip
     same = {"lr_scheduler_type": "constant", "adam_beta2": 0.95}
     answers: dict[str, Answer] = {
-        OURS_NAME: Child(OURS, "ours_loss", {**short, "options": plain, "fixed": True}).run(),
-        TRAINER: Child(OURS, "trainer_loss", {**short, "arguments": same}).run(),
-        LOOP: Child(OURS, "loop_loss", {**short, "weight_decay": 0.0, "rising": 0.0, "decay": "constant"}).run(),
+        TRAINER: Child(PYTHON, "trainer_loss", {**short, "arguments": same}).run(),
+        LOOP: Child(PYTHON, "loop_loss", {**short, "weight_decay": 0.0, "rising": 0.0, "decay": "constant"}).run(),
     }
-    dtype, parameters = answers[OURS_NAME]["compute_dtype"], answers[OURS_NAME]["parameters"]
-    print(f"  {same_versions(answers)}; {parameters} parameters; ours computes in {dtype}", flush=True)
-    for name in (TRAINER, LOOP):
-        if answers[name]["parameters"] != parameters:
-            raise BenchError(f"{name} has {answers[name]['parameters']} parameters, ours {parameters}")
+    mine = Child(PYTHON, "ours_loss", {**short, "options": plain, "fixed": True}).run()
+    dtype, parameters = mine["compute_dtype"], mine["parameters"]
+    versions = same_versions({**answers, "ours": mine})
+    print(f"  {versions}; {parameters} parameters; ours computes in {dtype}", flush=True)
+    for name, answer in answers.items():
+        if answer["parameters"] != parameters:
+            raise BenchError(f"{name} has {answer['parameters']} parameters, ours {parameters}")
         what = f"held-out loss of ours and of {name} after {CHECK_STEPS} steps of the same AdamW"
-        within(what, final(answers[OURS_NAME]), final(answers[name]), TOLERANCE[dtype])
+        within(what, final(mine), final(answer), TOLERANCE[dtype])
 
 
 def final(answer: Answer) -> float:
@@ -106,27 +111,34 @@ def reached(answer: Answer, target: float) -> tuple[int, float] | None:
 class Turn:
     """Seconds to the target of one seed; of a peer all that it took, of ours infinity, where it was not reached."""
 
-    ours: float
+    ours: Mapping[str, float]
     peers: Mapping[str, float]
 
 
 def turn(job: Mapping[str, Any], label: str) -> Turn:
     """The peers, then ours. Raises ``BenchError`` where the peers do not learn alike."""
-    answers = {name: child.run() for name, child in peers(job).items()}
-    within(f"{label} lowest held-out loss of {LOOP} and of {TRAINER}", *map(lowest, answers.values()), ALIKE)
-    target = min(map(lowest, answers.values()))
-    answers[OURS_NAME] = ours(job).having(target=target).run()
-    seconds: dict[str, float] = {}
-    for name, answer in answers.items():
+    theirs = {name: child.run() for name, child in peers(job).items()}
+    within(f"{label} lowest held-out loss of {LOOP} and of {TRAINER}", *map(lowest, theirs.values()), ALIKE)
+    target = min(map(lowest, theirs.values()))
+    mine = {name: child.run() for name, child in ours(job, target).items()}
+    for name, answer in {**theirs, **mine}.items():
         found = reached(answer, target)
-        seconds[name] = found[1] if found else float("inf") if name == OURS_NAME else float(answer["seconds"])
         told = f"{found[1]:.1f} s, {found[0]} tokens" if found else f"not in {answer['seconds']:.1f} s"
         print(
             f"  {label} {name + ':':22} to {target:.3f} {told}; {answer['tokens'] / answer['seconds']:.0f} tokens/s,"
             f" lowest {lowest(answer):.3f}, {answer['peak_bytes'] / 1e6:.0f} MB",
             flush=True,
         )
-    return Turn(seconds.pop(OURS_NAME), seconds)
+    return Turn(
+        {name: seconds(answer, target, float("inf")) for name, answer in mine.items()},
+        {name: seconds(answer, target, float(answer["seconds"])) for name, answer in theirs.items()},
+    )
+
+
+def seconds(answer: Answer, target: float, otherwise: float) -> float:
+    """Up to ``target``, or ``otherwise`` where it was not reached."""
+    found = reached(answer, target)
+    return found[1] if found else otherwise
 
 
 @frozen
@@ -147,7 +159,7 @@ class Race:
             if not seed:
                 check(job)
             turns.append(turn(job, f"{seed + 1}/{settings.repeats}"))
-        return [_row(name, turns) for name in turns[0].peers]
+        return [_row(own, name, turns) for own in turns[0].ours for name in turns[0].peers]
 
 
 def _job(corpus: Path, seed: int, steps: int) -> dict[str, Any]:
@@ -160,10 +172,11 @@ def _job(corpus: Path, seed: int, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(name: str, turns: list[Turn]) -> Row:
-    mine, theirs = statistics.median(each.ours for each in turns), statistics.median(each.peers[name] for each in turns)
-    ratio = statistics.median(each.peers[name] / each.ours for each in turns)
-    return Row(WORK, name, mine, theirs, ratio, "s", f">= {GOAL:g} times", ratio >= GOAL)
+def _row(own: str, name: str, turns: list[Turn]) -> Row:
+    pairs = [(each.ours[own], each.peers[name]) for each in turns]
+    mine, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
+    ratio = statistics.median(theirs / mine for mine, theirs in pairs)
+    return Row(f"{WORK}: {own}", name, mine, theirs, ratio, "s", f">= {GOAL:g} times", ratio >= GOAL)
 
 
 GROUP = Race()

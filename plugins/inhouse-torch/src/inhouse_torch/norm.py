@@ -26,7 +26,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inverse = (saved.view(-1, saved.shape[-1]) for saved in ctx.saved_tensors)
+        x, weight, inverse = (saved.reshape(-1, saved.shape[-1]) for saved in ctx.saved_tensors)
         weight, size = weight[0].float(), x.shape[-1]
         grad_x = torch.empty_like(x)
         grad_weight = torch.zeros_like(weight)

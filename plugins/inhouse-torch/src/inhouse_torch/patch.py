@@ -15,11 +15,15 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
+from inhouse.errors import StepError
+
 from .attention import register, segment_attention
 from .norm import rms_norm
 from .packing import Segments
 
 Forward = Callable[..., Any]
+Probe = Callable[[Forward], Tensor]
+"""What a forward gives on random input."""
 
 
 class Weight(Protocol):
@@ -60,6 +64,9 @@ class Linears(Protocol):
         ...
 
 
+_OTHERS = "take a base whose layers are plain attention and MLPs, such as Llama, Qwen, Mistral or Gemma 3"
+
+
 @define
 class Patched:
     """How many modules got a fast forward; ``undo`` restores the model's own code."""
@@ -80,10 +87,14 @@ def speed_up(model: nn.Module, linears: Linears) -> Patched:
     """Changes ``model`` (transformers' causal model) in place.
 
     Its forward then takes joined batches: (1, T) ids, positions, and the keyword ``segments``. Without that keyword
-    attention is the model's own, so that it can still generate.
+    attention is the model's own, so that it can still generate. Raises ``StepError`` for a model whose texts see each
+    other in a joined batch: one with layers that are no attention, or with attention that cannot be replaced.
     """
     done = Patched()
-    model.set_attn_implementation("sdpa")  # type: ignore[operator]
+    try:
+        model.set_attn_implementation("sdpa")  # type: ignore[operator]
+    except ValueError as error:  # Gemma 2, whose attention has soft-capping
+        raise StepError(f"{type(model).__name__} cannot be trained: {error}", hint=_OTHERS) from error
     for name, module in model.named_modules():
         if type(module).__name__.endswith("RMSNorm"):
             done.norms += _set(module, _norm_forward(module), partial(_norm_probe, module))
@@ -93,14 +104,36 @@ def speed_up(model: nn.Module, linears: Linears) -> Patched:
             forward = _attention_forward(module, linears)
             done.attentions += _set(module, forward, partial(_attention_probe, model, module, linears))
     model.set_attn_implementation(register())  # type: ignore[operator]
+    if not (getattr(model, "_supports_attention_backend", False) and _keeps_apart(model)):
+        raise StepError(
+            f"{type(model).__name__} does not keep texts of a joined batch apart, so it cannot be trained",
+            hint=_OTHERS,
+        )
     return done
 
 
-def _set(module: nn.Module, forward: Forward | None, make_probe: Callable[[], Callable[[Forward], Tensor]]) -> int:
+@torch.no_grad()
+def _keeps_apart(model: Any) -> bool:
+    """Whether what a text becomes in a joined batch is the same beside another one."""
+    length, was_training = 6, model.training
+    ids = torch.arange(2 * length, device=model.device).unsqueeze(0) % model.config.get_text_config().vocab_size
+    layout = {"position_ids": ids.new_tensor([[*range(length)] * 2]), "segments": Segments(0, (length, length))}
+    model.eval()
+    found = [
+        model.base_model(input_ids=each, use_cache=False, **layout).last_hidden_state[0, length:].float()
+        for each in (ids, torch.cat((ids[:, length:], ids[:, length:]), 1))
+    ]
+    model.train(was_training)
+    one, other = found
+    return torch.allclose(one, other, rtol=0.0, atol=3e-2 * float(one.abs().max()))
+
+
+def _set(module: nn.Module, forward: Forward | None, make_probe: Callable[[], Probe | None]) -> int:
     """Sets ``forward`` on the instance if it computes what the module's own does; 1 if it was set."""
-    if forward is None:  # not a module of that form, or with layers that keep their own code
+    probe = make_probe() if forward is not None else None
+    if forward is None or probe is None:  # not a module of that form, or with layers that keep their own code
         return 0
-    probe, was_training = make_probe(), module.training
+    was_training = module.training
     module.eval()
     with torch.no_grad():
         own, fast = probe(module.forward), probe(forward)
@@ -128,7 +161,7 @@ def _norm_forward(module: nn.Module) -> Forward | None:
     return lambda hidden_states: rms_norm(hidden_states, weight, float(eps))
 
 
-def _norm_probe(module: nn.Module) -> Callable[[Forward], Tensor]:
+def _norm_probe(module: nn.Module) -> Probe:
     weight = cast("Tensor", module.weight)
     return lambda forward: forward(_noise(2, 3, weight.shape[0], like=weight) * 3)
 
@@ -145,7 +178,7 @@ def _mlp_forward(module: nn.Module, linears: Linears) -> Forward | None:
     return lambda x: gated(x.reshape(-1, x.shape[-1]), module.training).view(x.shape)
 
 
-def _mlp_probe(module: nn.Module, linears: Linears) -> Callable[[Forward], Tensor]:
+def _mlp_probe(module: nn.Module, linears: Linears) -> Probe:
     weight = cast("Weight", linears.weight(cast("nn.Module", module.gate_proj)))
     return lambda forward: forward(_noise(1, 3, weight.shape[1], like=weight))
 
@@ -175,7 +208,8 @@ def _attention_forward(module: nn.Module, linears: Linears) -> Forward | None:
         **others: Any,
     ) -> tuple[Tensor, Any]:
         if segments is None:
-            return cast("tuple[Tensor, Any]", own(hidden_states, position_embeddings, attention_mask, **others))
+            asked = {"hidden_states": hidden_states, "position_embeddings": position_embeddings}
+            return cast("tuple[Tensor, Any]", own(**asked, attention_mask=attention_mask, **others))
         flat = hidden_states[0]
         q, k, v = (part.view(len(flat), -1, size) for part in inputs(flat, module.training))
         cos, sin = (table[0].to(q.dtype) for table in position_embeddings)
@@ -186,13 +220,15 @@ def _attention_forward(module: nn.Module, linears: Linears) -> Forward | None:
     return forward
 
 
-def _attention_probe(model: nn.Module, module: nn.Module, linears: Linears) -> Callable[[Forward], Tensor]:
+def _attention_probe(model: nn.Module, module: nn.Module, linears: Linears) -> Probe | None:
     weight = linears.weight(cast("nn.Module", module.q_proj))
     rotary = next((m for name, m in model.named_modules() if name.endswith("rotary_emb")), None)
     if weight is None or rotary is None:
-        return lambda forward: torch.full((1,), float("nan"))
+        return None
     hidden = _noise(1, 5, weight.shape[1], like=weight)
     tables = rotary(hidden, torch.arange(5).unsqueeze(0))
+    if tables[0].shape[-1] != module.head_dim:  # a part of each head only is rotated
+        return None
 
     def probe(forward: Forward) -> Tensor:
         found = forward(
