@@ -18,9 +18,11 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     NemotronConfig,
+    OlmoConfig,
     Qwen2Config,
     Qwen3Config,
     RecurrentGemmaConfig,
+    SeedOssConfig,
     StableLmConfig,
 )
 
@@ -126,6 +128,31 @@ def test_a_model_that_mixes_joined_texts_is_refused(config: Any) -> None:
         parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
     with pytest.raises(StepError, match=r"ForCausalLM does not keep texts of a joined batch apart"):
         speed_up(model, DenseLinears())
+
+
+@pytest.mark.parametrize(
+    ("config", "done"),
+    [
+        (SeedOssConfig(**SIZES, residual_dropout=0.1), Patched(norms=7)),
+        (OlmoConfig(**SIZES, clip_qkv=8.0), Patched(blocks=3)),
+        (LlamaConfig(**SIZES, hidden_act="gelu"), Patched(norms=7, attentions=3)),
+    ],
+)
+def test_what_small_numbers_at_rest_do_not_show_keeps_its_own_code(config: Any, done: Patched) -> None:
+    """Dropout, clipping, and a block that adds nothing yet."""
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.data.zero_()
+    assert speed_up(model, DenseLinears()) == done
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith("down_proj.weight"))
+
+
+def test_going_on_from_a_cache_is_refused_by_the_attention_of_joined_batches() -> None:
+    model = make("llama").eval()
+    speed_up(model, DenseLinears())
+    with pytest.raises(StepError, match="goes on from no cache"):
+        model.generate(torch.tensor([[5, 6, 7]]), attention_mask=torch.ones(1, 3), max_new_tokens=3)
 
 
 def test_a_model_with_soft_capping_is_refused_in_one_line() -> None:

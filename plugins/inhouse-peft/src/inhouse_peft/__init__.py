@@ -101,5 +101,5 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Lora,
         consumes=("model/hf", "text/chat"),
         produces=("model/hf", "adapter/peft"),
-        version=2,
+        version=3,
     )

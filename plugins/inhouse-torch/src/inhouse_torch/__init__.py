@@ -138,7 +138,7 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Pretrain,
         consumes=("model/hf", "text/corpus"),
         produces="model/hf",
-        version=2,
+        version=3,
     )
     yield TrainerSpec(
         name="scratch",
@@ -147,7 +147,7 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Scratch,
         consumes=("text/corpus", Input("tokenizer", optional=True)),
         produces="model/hf",
-        version=3,
+        version=4,
     )
 
 

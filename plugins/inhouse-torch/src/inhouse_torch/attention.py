@@ -235,6 +235,8 @@ def _registered(
             "this model's attention has soft-capping or dropout, which joined batches do not support",
             hint="another base model, or attention_dropout = 0 in its config.json",
         )
+    if segments is None and key.shape[2] != query.shape[2]:
+        raise StepError("the attention of joined batches goes on from no cache: set another one to generate")
     layout = segments if segments is not None else Segments(0, (query.shape[2],))
     out = segment_attention(
         query[0].transpose(0, 1),

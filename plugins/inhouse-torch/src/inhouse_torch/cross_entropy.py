@@ -10,7 +10,9 @@ from torch import Tensor
 from .precision import autocast_dtype
 
 CHUNK_BYTES = 64 << 20
-"""Size of one block of fp32 logits."""
+"""Size that one block of logits would have in fp32."""
+SLICE_BYTES = 4 << 20
+"""Rows of a block go through the softmax in slices of this size in fp32, which stay in the cache."""
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -34,24 +36,30 @@ def _forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: t
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     for start in range(0, hidden.shape[0], rows):
         piece = narrow_hidden[start : start + rows]
-        picked = targets[start : start + rows].unsqueeze(1)
-        logits = torch.nn.functional.linear(piece, narrow_weight).float()
-        slope = torch.softmax(logits, 1)
-        # log-sum-exp out of the largest probability, which cannot underflow: one exp a logit in all
-        norm = logits.amax(1, keepdim=True) - slope.amax(1, keepdim=True).log_()
-        total += (norm - logits.gather(1, picked)).sum(dtype=torch.float64)
-        if grad_hidden is None and grad_weight is None:
-            continue
-        slope.scatter_add_(1, picked, slope.new_full((1, 1), -1.0).expand_as(picked))
-        slope = slope.to(dtype)
+        logits = torch.nn.functional.linear(piece, narrow_weight)
+        total += _losses_to_slopes(logits, targets[start : start + rows])
         if grad_hidden is not None:
-            grad_hidden[start : start + rows] = torch.mm(slope, narrow_weight)
+            grad_hidden[start : start + rows] = torch.mm(logits, narrow_weight)
         if grad_weight is not None and grad_weight.dtype == dtype:
-            grad_weight.addmm_(slope.t(), piece)
+            grad_weight.addmm_(logits.t(), piece)
         elif grad_weight is not None:
-            grad_weight += torch.mm(slope.t(), piece)
+            grad_weight += torch.mm(logits.t(), piece)
     ctx.save_for_backward(grad_hidden, grad_weight)
     return total.float()
+
+
+def _losses_to_slopes(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the losses of ``logits`` (N, V), in whose place their gradient is written."""
+    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    rows = max(1, SLICE_BYTES // (4 * logits.shape[1]))
+    for part, picked in zip(torch.split(logits, rows), torch.split(targets.unsqueeze(1), rows), strict=True):
+        wide = part.float()
+        slope = torch.softmax(wide, 1)
+        # log-sum-exp out of the largest probability, which cannot underflow: one exp a logit in all
+        norm = wide.amax(1, keepdim=True) - slope.amax(1, keepdim=True).log_()
+        total += (norm - wide.gather(1, picked)).sum(dtype=torch.float64)
+        part.copy_(slope.scatter_add_(1, picked, slope.new_full((1, 1), -1.0).expand_as(picked)))
+    return total
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -60,5 +68,7 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     Products are in the format of ``weight``, under autocast in its; logits, log-sum-exp and the sum are fp32 or
     wider. Differentiable once in hidden and weight.
     """
+    if not torch.is_grad_enabled():  # what is asked for a gradient makes it in the forward pass
+        hidden, weight = hidden.detach(), weight.detach()
     loss: Tensor = _HeadLoss.apply(hidden, weight, targets, autocast_dtype(weight))  # type: ignore[no-untyped-call]
     return loss

@@ -12,29 +12,31 @@ from .precision import autocast_dtype
 
 
 class _GatedUnit(torch.autograd.Function):
-    """silu(g) * u for (M, 2 * F) that holds g and u side by side; silu(g) is made again in the backward pass."""
+    """silu(g) * u for (M, 2 * F) that holds g and u side by side."""
 
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
-        ctx.save_for_backward(both)
         gate, up = both.chunk(2, -1)
-        out: Tensor = torch.nn.functional.silu(gate).mul_(up)
-        return out
+        opened = torch.nn.functional.silu(gate)
+        ctx.save_for_backward(both, opened)
+        return opened * up
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (both,) = ctx.saved_tensors
+        both, opened = ctx.saved_tensors
         gate, up = both.chunk(2, -1)
         out = torch.empty_like(both)
         grad_gate, grad_up = out.chunk(2, -1)
-        torch.mul(torch.nn.functional.silu(gate), grad, out=grad_up)
+        torch.mul(opened, grad, out=grad_up)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
         return out
 
 
 def _stacked(layers: Sequence[nn.Linear], x: Tensor) -> Tensor:
-    """All layers on ``x`` (M, in) as one product, (M, sum of out)."""
+    """All layers on ``x`` (M, in) side by side, (M, sum of out); one product where weights are copied anyway."""
     dtype = autocast_dtype(x)
+    if all(layer.weight.dtype == dtype for layer in layers):
+        return torch.cat([layer(x) for layer in layers], 1)
     weight = torch.cat([layer.weight.to(dtype) for layer in layers])
     biases = [layer.bias for layer in layers]
     bias = torch.cat([each.to(dtype) for each in biases]) if biases[0] is not None else None

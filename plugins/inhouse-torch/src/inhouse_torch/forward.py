@@ -44,7 +44,8 @@ def _plain_head(model: Any, head: Any) -> bool:
     """Whether logits are hidden states times the head's weight and nothing more."""
     if type(head) is not torch.nn.Linear or head.bias is not None:
         return False
-    return not any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
+    config = model.config.get_text_config()
+    return not any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
 
 
 def joined_losses(

@@ -29,7 +29,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, inverse = (saved.reshape(-1, saved.shape[-1]) for saved in ctx.saved_tensors)
         weight, size = weight[0].float(), x.shape[-1]
         grad_x = torch.empty_like(x)
-        grad_weight = torch.zeros_like(weight)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         rows = max(1, PIECE_BYTES // (4 * size))
         pieces = (each.split(rows) for each in (x, inverse, grad.reshape(-1, size), grad_x))
         for x_i, inverse_i, grad_i, out in zip(*pieces, strict=True):
@@ -37,11 +37,13 @@ class _RMSNorm(torch.autograd.Function):
             normal = x_i * inverse_i
             slope = grad_i.float()
             both = normal * slope
-            grad_weight += both.sum(0)
+            if grad_weight is not None:
+                grad_weight += both.sum(0)
             along = torch.mv(both, weight).unsqueeze(1).div_(-size)
             out.copy_((slope * weight).addcmul_(normal, along).mul_(inverse_i))
-        wanted = grad_weight.to(ctx.saved_tensors[1].dtype) if ctx.needs_input_grad[1] else None
-        return grad_x.view_as(grad), wanted, None, None
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(ctx.saved_tensors[1].dtype)
+        return grad_x.view_as(grad), grad_weight, None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
