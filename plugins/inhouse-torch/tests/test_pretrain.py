@@ -77,6 +77,13 @@ def test_killed_and_resumed_is_the_run_that_was_not(
     check_resumes(lambda step: PretrainTrainer(options).train(step, base, corpus), tmp_path, kill_at=killed_at)
 
 
+def test_training_runs_through_the_fast_forwards(base: Artifact) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    PretrainTask(model, [Sample((1, 2, 3), (True,) * 3)], [], OPTIONS)
+    fast = {name.rpartition(".")[2] for name, module in model.named_modules() if "forward" in vars(module)}
+    assert fast == {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm", "norm"}
+
+
 def test_losses_are_those_of_a_plain_loop(tmp_path: Path, base: Artifact) -> None:
     """Ten steps against torch's own AdamW on padded batches."""
     torch.manual_seed(1)

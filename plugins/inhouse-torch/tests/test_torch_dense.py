@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from transformers import (
 )
 
 from inhouse.errors import StepError
-from inhouse_torch import attention, cross_entropy, norm
+from inhouse_torch import attention, cross_entropy, forward, norm
 from inhouse_torch.attention import segment_attention
 from inhouse_torch.cross_entropy import head_loss
 from inhouse_torch.dense import DenseLinears
@@ -220,6 +221,29 @@ def test_head_loss_under_autocast_multiplies_in_its_format_and_learns_in_fp32() 
     for mine, other in zip(torch.autograd.grad(rough, (hidden, weight)), wanted, strict=True):
         assert mine.dtype == torch.float32
         assert torch.cosine_similarity(mine.flatten(), other.flatten(), dim=0) > 0.999
+
+
+def test_a_heldout_loss_makes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError("a product of the backward pass")
+
+    hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(9, 8, requires_grad=True)
+    targets = torch.tensor([0, 3, 8, 2])
+    wanted = head_loss(hidden, weight, targets).item()
+    monkeypatch.setattr(torch, "mm", refused)
+    monkeypatch.setattr(Tensor, "addmm_", refused)
+    with torch.no_grad():
+        assert head_loss(hidden, weight, targets).item() == wanted
+    with pytest.raises(AssertionError):
+        head_loss(hidden, weight, targets)
+
+
+def test_soft_capping_named_in_a_nested_config_is_seen() -> None:
+    head, text = torch.nn.Linear(4, 9, bias=False), SimpleNamespace(final_logit_softcapping=30.0)
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text))
+    assert not forward._plain_head(model, head)
+    text.final_logit_softcapping = None
+    assert forward._plain_head(model, head)
 
 
 def test_blocks_of_the_head_add_up_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,18 @@ def test_every_epoch_reads_every_window_and_cuts_elsewhere(tmp_path: Path, corpu
     assert len(set(places)) > 1
 
 
+def test_training_runs_through_the_fast_forwards_and_gives_them_back(tmp_path: Path, corpus: Artifact) -> None:
+    tokens = prepare(RecordingStep.at(tmp_path / "a"), corpus, None, vocabulary=320, context=64, heldout=0.0)
+    model = fresh_model(by_depth(2, vocabulary=320, context=64), bos=1, eos=2, pad=0)
+    task = ScratchTask(model, tokens, OPTIONS)
+    fast = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    layers = [f"model.layers.{n}.{part}" for n in (0, 1)
+              for part in ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")]  # fmt: skip
+    assert sorted(fast) == sorted([*layers, "model.norm"])
+    task.close()
+    assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
+
+
 def test_growing_sequences_are_what_is_trained_on(
     tmp_path: Path, corpus: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
