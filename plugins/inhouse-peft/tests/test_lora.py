@@ -228,7 +228,7 @@ def test_a_base_in_4_bits_computes_what_bitsandbytes_does(base: Path) -> None:
     """Logits and adapter gradients of the fast forwards against peft's and bitsandbytes' own; no weight is kept whole."""
     from inhouse_peft.qlora import load_quantized
 
-    model = load_quantized(base, "nf4", torch.float32)
+    model = load_quantized(base, "nf4", torch.float32, torch.device("cpu"))
     weights = {tuple(each.weight.quant_state.shape) for each in model.modules() if type(each).__name__ == "Linear4bit"}
     tuned = add_adapter(model, Lora(rank=4, dropout=0.0), seed=1)
     adapter = {name: each for name, each in tuned.named_parameters() if each.requires_grad}
@@ -269,7 +269,7 @@ def test_a_quantised_base_is_smaller(base: Path) -> None:
     whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     layers = [name for name, each in whole.named_modules() if isinstance(each, torch.nn.Linear) and name != "lm_head"]
     for kind, most in (("nf4", 0.75), ("int8", 1.1)):
-        small = load_quantized(base, kind, torch.float32)
+        small = load_quantized(base, kind, torch.float32, torch.device("cpu"))
         sizes = {
             name: each.weight.numel() * each.weight.element_size()
             for name, each in small.named_modules()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -130,6 +130,25 @@ def test_without_torchs_kernel_flash_attn_is_asked(
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda q, k, v, cu_q, cu_k, max_q, max_k: None)
     result(tensors(LAYOUTS[1], torch.float16), LAYOUTS[1])
     assert calls == [("flash_attn", {"window_size": (-1, 0), "causal": True, "deterministic": True})]
+
+
+def test_an_older_kernel_of_torchs_gets_keys_for_each_head(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped = torch.nn.attention.varlen.varlen_attn
+    heads = []
+
+    def varlen_attn(q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float, window_size: tuple[int, int]) -> Tensor:
+        heads.append((q.shape[1], k.shape[1], v.shape[1]))
+        return cast("Tensor", grouped(q, k, v, *rest, scale=scale, window_size=window_size, enable_gqa=False))
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    layout = Segments(4, (6, 2, 8))
+    inputs = tensors(layout, torch.bfloat16)
+    found = result(inputs, layout)
+    assert set(heads) == {(inputs[0].shape[1],) * 3}
+    monkeypatch.undo()
+    for mine, theirs in zip(found, result(inputs, layout), strict=True):
+        assert torch.allclose(mine, theirs, atol=0.06)
 
 
 def test_wide_queries_of_autocast_go_in_the_format_of_the_values(calls: list[Any]) -> None:

@@ -84,6 +84,9 @@ class Lora:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = field(
         default="auto", metadata={"help": "format of the frozen base; auto: the faster on this machine, measured once"}
     )
+    device: Literal["auto", "cpu", "cuda"] = field(
+        default="auto", metadata={"help": "where it is trained; auto: the GPU when there is one", "counts": False}
+    )
     checkpoint_seconds: float = field(
         default=60.0,
         validator=validators.gt(0),

@@ -1,8 +1,8 @@
 """LoRA linear layers as one autograd function for all layers that read the same input.
 
 y_i = x W_i^T + b_i + s_i drop(x) A_i^T B_i^T. The frozen W gets no gradient, the A's are stacked into one
-narrow product, and the narrow products are fp32 whatever the base is (bf16 with a side of 16 is slow). A W
-that is held in 4 bits is made whole for each product, forward and backward, and not kept.
+narrow product. On a CPU the narrow products are fp32 whatever the base is (bf16 with a side of 16 is slow there), on a
+GPU in the format of x. A W that is held in 4 bits is made whole for each product, forward and backward, and not kept.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class LoraWeights:
 
 
 def _dropped(x: Tensor, positions: Tensor | None) -> Tensor:
-    """A copy of ``x`` in fp32 with ``positions`` at zero; ``x`` itself where that is the same."""
-    wide = x.float()
+    """``x`` in the format of narrow products, a copy with ``positions`` at zero where there are any."""
+    wide = x.float() if x.device.type == "cpu" else x
     if positions is None:
         return wide
     return (wide.clone() if wide is x else wide).view(-1).index_fill_(0, positions, 0.0).view_as(x)
@@ -46,13 +46,13 @@ def _whole(weight: Weight) -> Tensor:
 
 
 def _outputs(x: Tensor, narrow: Tensor, parts: Sequence[Part], bs: Sequence[Tensor]) -> list[Tensor]:
-    """x W^T + b + s narrow B^T of every layer; ``narrow`` (M, sum of ranks) is fp32."""
+    """x W^T + b + s narrow B^T of every layer; ``narrow`` (M, sum of ranks) is of their format."""
     outputs, start = [], 0
     for (weight, bias, scale), b in zip(parts, bs, strict=True):
         right = _whole(weight).t()
         y = torch.mm(x, right) if bias is None else torch.addmm(bias, x, right)
         own = narrow[:, start : start + b.shape[1]]
-        if y.dtype == torch.float32:
+        if y.dtype == own.dtype:
             y.addmm_(own, b.t(), alpha=scale)
         else:
             y.add_(torch.mm(own, b.t()).mul_(scale))
@@ -73,7 +73,7 @@ def _adapter_grads(
     grad_narrow = torch.empty_like(narrow)
     grad_bs, start = [], 0
     for (_, _, scale), b, grad in zip(parts, bs, grads, strict=True):
-        wide, own = grad.float(), slice(start, start + b.shape[1])
+        wide, own = grad.to(narrow.dtype), slice(start, start + b.shape[1])
         grad_narrow[:, own] = torch.mm(wide, b).mul_(scale * keep)
         grad_bs.append(torch.mm(narrow[:, own].t(), wide).mul_(scale).t())
         start += b.shape[1]
@@ -88,7 +88,7 @@ def _input_grad(
     grad_x = torch.mm(grads[0], _whole(parts[0][0]))
     for (weight, _, _), grad in zip(parts[1:], grads[1:], strict=True):
         grad_x.addmm_(grad, _whole(weight))
-    if dropped is None and grad_x.dtype == torch.float32:
+    if dropped is None and grad_x.dtype == grad_narrow.dtype:
         return grad_x.addmm_(grad_narrow, a_all)
     back = grad_narrow @ a_all
     if dropped is not None:
@@ -103,8 +103,8 @@ class _LoraGroup(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dropped: Tensor | None, keep: float, parts: Sequence[Any], *pairs: Tensor
     ) -> tuple[Tensor, ...]:
-        a_all, bs = torch.cat(pairs[0::2]), pairs[1::2]
         branch = _dropped(x, dropped)
+        a_all, bs = torch.cat(pairs[0::2]).to(branch.dtype), [b.to(branch.dtype) for b in pairs[1::2]]
         narrow = (branch @ a_all.t()).mul_(keep)
         ctx.save_for_backward(branch, dropped, narrow, a_all, *bs)
         ctx.parts, ctx.keep = parts, keep
@@ -125,8 +125,9 @@ class _LoraMLP(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dropped: Sequence[Tensor | None], keep: float, parts: Sequence[Any], *pairs: Tensor
     ) -> Tensor:
-        a_in, bs, a_down, b_down = torch.cat(pairs[0:4:2]), pairs[1:4:2], pairs[4], pairs[5]
         branch = _dropped(x, dropped[0])
+        a_gate, b_gate, a_up, b_up, a_down, b_down = (pair.to(branch.dtype) for pair in pairs)
+        a_in, bs = torch.cat((a_gate, a_up)), [b_gate, b_up]
         narrow_in = (branch @ a_in.t()).mul_(keep)
         gate, up = _outputs(x, narrow_in, parts[:2], bs)
         inner = torch.nn.functional.silu(gate).mul_(up)

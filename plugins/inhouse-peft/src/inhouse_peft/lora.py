@@ -8,12 +8,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from inhouse.errors import DataError
 from inhouse.protocols import Step
 from inhouse.values import Artifact
 from inhouse_torch.allocator import give_back
+from inhouse_torch.device import training_on
 from inhouse_torch.folders import load_model, matching_tokenizer, save_model, stored_dtype
 from inhouse_torch.forward import joined_losses, mean_loss
 from inhouse_torch.loop import Settings, fit
@@ -116,11 +118,17 @@ class LoraTrainer:
 
     def train(self, step: Step, *inputs: Any) -> None:
         """Trains, goes on from a checkpoint if there is one, and writes adapter and merged model."""
-        base, data = inputs
+        with training_on(self.options.device) as device:
+            self._train(step, device, *inputs)
+
+    def _train(self, step: Step, device: torch.device, base: Artifact, data: Artifact) -> None:
         options = self.options
-        dtype = compute_dtype(options.compute_dtype, folder=step.checkpoints)
+        dtype = compute_dtype(options.compute_dtype, device=device.type, folder=step.checkpoints)
         quantized = options.quantized_base != "none"
-        model = load_quantized(base.path, options.quantized_base, dtype) if quantized else load_model(base.path, dtype)
+        if quantized:
+            model = load_quantized(base.path, options.quantized_base, dtype, device)
+        else:
+            model = load_model(base.path, dtype, device)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))
         tokenizer = matching_tokenizer(base.path, model)
         train, heldout = self._data(step, tokenizer, data, context)
@@ -129,6 +137,7 @@ class LoraTrainer:
         telling(step, lambda tell: fit(task, Settings.of(options), seed=step.seed, folder=step.checkpoints, tell=tell))
         task.close()
         step.note(train_chats=len(train), heldout_chats=len(heldout), compute_dtype=str(dtype).removeprefix("torch."))
+        step.note(device=device.type)
         save_adapter(tuned, step.outputs["adapter/peft"])
         if quantized:
             del model, tuned, task  # the base in 16 bits takes their place

@@ -24,8 +24,8 @@ def missing() -> str | None:
     return None if found else "a quantised base needs bitsandbytes: pip install 'inhouse-peft[qlora]'"
 
 
-def load_quantized(folder: Path, kind: str, dtype: torch.dtype) -> Any:
-    """The causal model in ``folder`` with its linear layers in ``nf4`` or ``int8``, computing in ``dtype``.
+def load_quantized(folder: Path, kind: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """The causal model in ``folder`` on ``device``, linear layers in ``nf4`` or ``int8``, computing in ``dtype``.
 
     Raises ``ArtifactError`` with what transformers or bitsandbytes say.
     """
@@ -42,7 +42,7 @@ def load_quantized(folder: Path, kind: str, dtype: torch.dtype) -> Any:
             folder,
             quantization_config=settings,
             dtype=dtype,
-            device_map={"": "cpu"},
+            device_map={"": device},
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -52,6 +52,9 @@ class Pretrain:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = field(
         default="auto", metadata={"help": "what is multiplied in; auto: the faster on this machine, measured once"}
     )
+    device: Literal["auto", "cpu", "cuda"] = field(
+        default="auto", metadata={"help": "where it is trained; auto: the GPU when there is one", "counts": False}
+    )
     checkpoint_seconds: float = field(
         default=120.0,
         validator=validators.gt(0),
@@ -120,6 +123,9 @@ class Scratch:
     )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = field(
         default="auto", metadata={"help": "what is multiplied in; auto: the faster on this machine, measured once"}
+    )
+    device: Literal["auto", "cpu", "cuda"] = field(
+        default="auto", metadata={"help": "where it is trained; auto: the GPU when there is one", "counts": False}
     )
     checkpoint_seconds: float = field(
         default=120.0,

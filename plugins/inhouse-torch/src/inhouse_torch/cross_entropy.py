@@ -12,7 +12,7 @@ from .precision import autocast_dtype
 CHUNK_BYTES = 64 << 20
 """Size that one block of logits would have in fp32."""
 SLICE_BYTES = 4 << 20
-"""Rows of a block go through the softmax in slices of this size in fp32, which stay in the cache."""
+"""Rows of a block go through the softmax in slices of this size in fp32, which stay in a CPU's cache."""
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -51,7 +51,7 @@ def _forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: t
 def _losses_to_slopes(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of the losses of ``logits`` (N, V), in whose place their gradient is written."""
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    rows = max(1, SLICE_BYTES // (4 * logits.shape[1]))
+    rows = max(1, SLICE_BYTES // (4 * logits.shape[1]) if logits.device.type == "cpu" else len(logits))
     for part, picked in zip(torch.split(logits, rows), torch.split(targets.unsqueeze(1), rows), strict=True):
         wide = part.float()
         slope = torch.softmax(wide, 1)

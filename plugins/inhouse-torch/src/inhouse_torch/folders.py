@@ -20,10 +20,11 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def load_model(folder: Path, dtype: torch.dtype) -> Any:
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device | None = None) -> Any:
     """The causal model in ``folder``, weights in ``dtype``; safetensors only, no remote code, no network.
 
-    Raises ``ArtifactError`` on a folder without such a model and ``ResourceError`` without memory.
+    On a GPU as ``device`` it never lies in main memory as a whole; without one it is on the CPU. Raises
+    ``ArtifactError`` on a folder without such a model and ``ResourceError`` without memory.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -33,7 +34,12 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
         raise ArtifactError("no *.safetensors here; only safetensors are read", where=str(folder))
     try:
         return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            folder,
+            dtype=dtype,
+            device_map={"": device} if device is not None and device.type != "cpu" else None,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError("not enough memory to load the model", where=str(folder)) from error

@@ -10,7 +10,7 @@ from torch import Tensor
 from .precision import autocast_dtype
 
 PIECE_BYTES = 1 << 20
-"""Rows of the gradient are worked off in pieces of this size in fp32, which stay in the cache."""
+"""Rows of the gradient are worked off in pieces of this size in fp32, which stay in a CPU's cache."""
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -30,7 +30,7 @@ class _RMSNorm(torch.autograd.Function):
         weight, size = weight[0].float(), x.shape[-1]
         grad_x = torch.empty_like(x)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        rows = max(1, PIECE_BYTES // (4 * size))
+        rows = max(1, PIECE_BYTES // (4 * size) if x.device.type == "cpu" else len(x))
         pieces = (each.split(rows) for each in (x, inverse, grad.reshape(-1, size), grad_x))
         for x_i, inverse_i, grad_i, out in zip(*pieces, strict=True):
             # d/dx (x r) with r = (mean(x^2) + eps)^-1/2:  r (g - x r <g, x r> / D)

@@ -81,5 +81,5 @@ class Optimizers:
                 for kind, tensor in state.items():
                     checkpoint.restore({name: tensor}, tensors, f"{kind}.")
                 if isinstance(optimizer, torch.optim.AdamW):
-                    state["step"] = torch.tensor(float(steps))
+                    state["step"] = torch.tensor(float(steps), device=parameter.device)  # fused AdamW wants it there
                 optimizer.state[parameter] = state

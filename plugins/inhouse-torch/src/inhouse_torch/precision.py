@@ -18,8 +18,9 @@ MEASURED = "measured.json"
 _NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def gemm_rate(dtype: torch.dtype, *, device: str = "cpu", size: int = 512, repeats: int = 5) -> float:
+def gemm_rate(dtype: torch.dtype, *, device: str = "cpu", size: int | None = None, repeats: int = 5) -> float:
     """Measured rate of a (size, 2*size, size) product, in floating-point operations a second."""
+    size = size or (512 if device == "cpu" else 4096)  # less is over before a GPU is busy
     a = torch.ones(size, 2 * size, dtype=dtype, device=device)
     b = torch.ones(size, 2 * size, dtype=dtype, device=device)
     best = float("inf")

@@ -22,6 +22,7 @@ from inhouse.values import Artifact
 from . import Pretrain
 from .curve import save_curve
 from .dense import DenseLinears
+from .device import training_on
 from .folders import load_model, matching_tokenizer, save_model, stored_dtype
 from .forward import joined_losses, mean_loss
 from .loop import Settings, fit
@@ -124,9 +125,12 @@ class PretrainTrainer:
 
     def train(self, step: Step, *inputs: Any) -> None:
         """Trains, goes on from a checkpoint if there is one, and writes the model with the lowest loss."""
-        base, corpus = inputs
+        with training_on(self.options.device) as device:
+            self._train(step, device, *inputs)
+
+    def _train(self, step: Step, device: torch.device, base: Artifact, corpus: Artifact) -> None:
         options = self.options
-        model = load_model(base.path, torch.float32)
+        model = load_model(base.path, torch.float32, device)
         tokenizer = matching_tokenizer(base.path, model)
         context = min(options.context, getattr(model.config, "max_position_embeddings", options.context))
         train, heldout = split(documents(step, corpus, tokenizer, context), options.heldout, step.seed)
@@ -137,7 +141,7 @@ class PretrainTrainer:
             lambda tell: fit(task, settings, seed=step.seed, folder=step.checkpoints, tell=tell),
             showing(step, model, tokenizer, options.sample) if options.sample else None,
         )
-        step.note(train_documents=len(train), heldout_documents=len(heldout))
+        step.note(train_documents=len(train), heldout_documents=len(heldout), device=device.type)
         task.close()
         save_model(model, base.path, step.output, stored_dtype(base.path))
         save_curve(progress, step.output / "loss.png")

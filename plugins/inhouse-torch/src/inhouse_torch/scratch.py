@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from inhouse.errors import DataError
 from inhouse.protocols import Step
+from inhouse.values import Artifact
 
 from . import Scratch, checkpoint
 from .bigrams import begin_from, count_pairs
@@ -24,6 +25,7 @@ from .bpe import end_of_text
 from .corpus import Tokens, prepare
 from .curve import save_curve
 from .dense import DenseLinears
+from .device import training_on
 from .forward import joined_loss
 from .loop import Settings, fit
 from .optimizers import matrices
@@ -144,7 +146,10 @@ class ScratchTrainer:
 
     def train(self, step: Step, *inputs: Any) -> None:
         """Trains, goes on from a checkpoint if there is one, and writes the model with the lowest held-out loss."""
-        corpus, tokenizer = inputs
+        with training_on(self.options.device) as device:
+            self._train(step, device, *inputs)
+
+    def _train(self, step: Step, device: torch.device, corpus: Artifact, tokenizer: Artifact | None) -> None:
         options = self.options
         tokens = prepare(
             step, corpus, tokenizer, vocabulary=options.vocabulary, context=options.context, heldout=options.heldout
@@ -162,7 +167,7 @@ class ScratchTrainer:
         if options.first_weights == "bigrams" and not checkpoint.exists(step.checkpoints):
             pairs = count_pairs(tokens.train, shape.vocabulary, track=partial(step.track, unit="chunk of tokens"))
             begin_from(pairs, model, track=partial(step.track, unit="iteration"))
-        task = ScratchTask(model, tokens, options, step.checkpoints)
+        task = ScratchTask(model.to(device), tokens, options, step.checkpoints)
         settings = Settings.of(options, betas=(0.9, 0.95))
         progress = telling(
             step,
@@ -170,6 +175,7 @@ class ScratchTrainer:
             showing(step, model, tokens.tokenizer, options.sample),
         )
         step.note(parameters=shape.parameters, layers=shape.layers, width=shape.width, tokens=tokens.train.count)
+        step.note(device=device.type)
         task.close()
         model.to(torch.bfloat16).save_pretrained(step.output)
         tokens.tokenizer.save_pretrained(step.output)

@@ -48,7 +48,7 @@ class Kernel(Protocol):
 
 @lru_cache
 def varlen_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> Kernel | None:
-    """torch's own kernel, else flash_attn's, else None; None too where neither takes such tensors.
+    """torch's own kernel, else flash_attn's, else that of an older torch (2.11); None where none takes such tensors.
 
     torch's sums its gradients in a fixed order only under ``torch.use_deterministic_algorithms(True)``.
     """
@@ -56,13 +56,14 @@ def varlen_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> K
         return None
     if head_size % 8 or head_size > LARGEST_HEAD or torch.cuda.get_device_capability(device) < (8, 0):
         return None
-    for module, name, needed in (
-        ("torch.nn.attention.varlen", "varlen_attn", {"scale", "window_size", "enable_gqa"}),
-        ("flash_attn", "flash_attn_varlen_func", {"softmax_scale", "window_size", "deterministic"}),
+    for module, name, needed, call in (
+        ("torch.nn.attention.varlen", "varlen_attn", {"scale", "window_size", "enable_gqa"}, _by_torch),
+        ("flash_attn", "flash_attn_varlen_func", {"softmax_scale", "window_size", "deterministic"}, _by_flash_attn),
+        ("torch.nn.attention.varlen", "varlen_attn", {"scale", "window_size"}, _by_older_torch),
     ):
         found = _function(module, name)
         if found is not None and needed <= set(inspect.signature(found).parameters):
-            return partial(_by_torch if "enable_gqa" in needed else _by_flash_attn, found)
+            return partial(call, found)
     return None
 
 
@@ -80,6 +81,15 @@ def _reach(causal: bool, window: int | None) -> tuple[int, int]:
 
 def _by_torch(function: Any, *tensors: Tensor | int, causal: bool, scale: float, window: int | None) -> Tensor:
     out: Tensor = function(*tensors, scale=scale, window_size=_reach(causal, window), enable_gqa=True)
+    return out
+
+
+def _by_older_torch(
+    function: Any, q: Tensor, k: Tensor, v: Tensor, *layout: Any, causal: bool, scale: float, window: int | None
+) -> Tensor:
+    """Without grouped queries: keys and values once for each head."""
+    k, v = (each.unsqueeze(2).expand(-1, -1, q.shape[1] // each.shape[1], -1).flatten(1, 2) for each in (k, v))
+    out: Tensor = function(q, k, v, *layout, scale=scale, window_size=_reach(causal, window))
     return out
 
 
