@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,13 @@ from .precision import autocast_dtype
 
 PIECE_BYTES = 1 << 20
 """Rows of the gradient are worked off in pieces of this size in fp32, which stay in a CPU's cache."""
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Rows of ``tensors``, the first of which is (rows, size), piece by piece."""
+    first = tensors[0]
+    rows = max(1, PIECE_BYTES // (4 * first.shape[1]) if first.device.type == "cpu" else len(first))
+    return zip(*(each.split(rows) for each in tensors), strict=True)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -26,24 +34,23 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inverse = (saved.reshape(-1, saved.shape[-1]) for saved in ctx.saved_tensors)
-        weight, size = weight[0].float(), x.shape[-1]
-        grad_x = torch.empty_like(x)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        rows = max(1, PIECE_BYTES // (4 * size) if x.device.type == "cpu" else len(x))
-        pieces = (each.split(rows) for each in (x, inverse, grad.reshape(-1, size), grad_x))
-        for x_i, inverse_i, grad_i, out in zip(*pieces, strict=True):
-            # d/dx (x r) with r = (mean(x^2) + eps)^-1/2:  r (g - x r <g, x r> / D)
-            normal = x_i * inverse_i
-            slope = grad_i.float()
-            both = normal * slope
+        x, weight, inverse = ctx.saved_tensors
+        size, wide_weight = x.shape[-1], weight.float()
+        grad_x = torch.empty(grad.shape, dtype=x.dtype, device=x.device)
+        grad_weight = torch.zeros_like(wide_weight) if ctx.needs_input_grad[1] else None
+        flat = (x.reshape(-1, size), inverse.view(-1, 1), grad.reshape(-1, size), grad_x.view(-1, size))
+        for x_i, inverse_i, grad_i, out in _pieces(*flat):
+            # d/dx (x r w) with r = (mean(x^2) + eps)^-1/2:  r (g w - x r^2 <g w, x> / D)
+            slope, r = grad_i.float(), inverse_i.squeeze(1)
+            both = slope * x_i
             if grad_weight is not None:
-                grad_weight += both.sum(0)
-            along = torch.mv(both, weight).unsqueeze(1).div_(-size)
-            out.copy_((slope * weight).addcmul_(normal, along).mul_(inverse_i))
-        if grad_weight is not None:
-            grad_weight = grad_weight.to(ctx.saved_tensors[1].dtype)
-        return grad_x.view_as(grad), grad_weight, None, None
+                grad_weight.addmv_(both.t(), r)
+            along = torch.mv(both, wide_weight).mul_(r).mul_(r).div_(-size).unsqueeze(1)
+            wide = out if out.dtype == torch.float32 else both  # in place: on a CPU new memory costs more than sums
+            torch.mul(slope, wide_weight, out=wide).addcmul_(x_i, along).mul_(inverse_i)
+            if wide is not out:
+                out.copy_(wide)
+        return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
