@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -375,3 +376,22 @@ def test_orthogonal_matrices_have_singular_values_near_one() -> None:
         values = torch.linalg.svdvals(orthogonal(torch.randn(shape), torch.float32))
         assert values.min() > 0.5
         assert values.max() < 1.3
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("limit", [0.5, 1e9])
+def test_a_clipped_step_is_that_of_clipped_gradients(name: str, limit: float) -> None:
+    torch.manual_seed(0)
+    start, slopes = torch.randn(2, 6, 4), torch.randn(2, 2, 6, 4)
+    found = {}
+    for way in ("ours", "torch"):
+        parameters = {key: torch.nn.Parameter(each.clone()) for key, each in zip("ab", start, strict=True)}
+        made = Optimizers(parameters, name=name, matrices=["a"], weight_decay=0.1)  # type: ignore[arg-type]
+        for both in slopes:
+            for parameter, slope in zip(parameters.values(), both, strict=True):
+                parameter.grad = slope.clone()
+            clip = made.clip if way == "ours" else partial(torch.nn.utils.clip_grad_norm_, parameters.values())
+            assert clip(limit).item() == pytest.approx(both.norm().item(), rel=1e-6)
+            made.step(0.1)
+        found[way] = torch.stack([*parameters.values()]).detach()
+    assert torch.allclose(found["ours"], found["torch"], atol=1e-6)

@@ -179,7 +179,7 @@ def _step(
     for loss in task.losses(rows):
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         summed += loss.item()
-    norm = nn.utils.clip_grad_norm_(list(task.parameters.values()), settings.clip)
+    norm = optimizer.clip(settings.clip)
     if not (summed - summed == 0.0 and bool(torch.isfinite(norm))):
         optimizer.zero_grad()
         raise _not_a_number(task, rows, step)

@@ -51,6 +51,17 @@ class Optimizers:
             adamw = torch.optim.AdamW(rest.values(), lr=0.0, weight_decay=weight_decay, betas=betas, fused=True)
             self._all.append((adamw, rest))
 
+    def clip(self, limit: float) -> Tensor:
+        """Has the next step scale all gradients to a norm of at most ``limit``; gives the norm that they have."""
+        every = [each for _, parameters in self._all for each in parameters.values()]
+        norm = nn.utils.get_total_norm([each.grad for each in every if each.grad is not None])
+        for optimizer, parameters in self._all:
+            if isinstance(optimizer, torch.optim.AdamW):  # fused: it divides while it reads them anyway
+                optimizer.grad_scale = ((norm + 1e-6) / limit).clamp_(min=1.0)  # type: ignore[attr-defined]
+            else:
+                nn.utils.clip_grads_with_norm_(parameters.values(), limit, norm)
+        return norm
+
     def step(self, rate: float) -> None:
         """One update at a learning rate; gradients are gone after it."""
         for optimizer, _ in self._all:
@@ -58,6 +69,7 @@ class Optimizers:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad()
+            optimizer.grad_scale = None  # type: ignore[attr-defined]
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
