@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .native import call, kernel
 from .precision import autocast_dtype
 
 CHUNK_BYTES = 64 << 20
@@ -50,6 +51,11 @@ def _forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: t
 
 def _losses_to_slopes(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of the losses of ``logits`` (N, V), in whose place their gradient is written."""
+    native = kernel(logits)
+    if native is not None:
+        losses = torch.empty(len(logits), dtype=torch.float64)
+        call(native.slopes, logits, targets.contiguous(), losses, *logits.shape)
+        return losses.sum()
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
     rows = max(1, SLICE_BYTES // (4 * logits.shape[1]) if logits.device.type == "cpu" else len(logits))
     for part, picked in zip(torch.split(logits, rows), torch.split(targets.unsqueeze(1), rows), strict=True):

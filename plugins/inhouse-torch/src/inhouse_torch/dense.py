@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .native import call, kernel
 from .precision import autocast_dtype
 
 
@@ -16,6 +17,12 @@ class _GatedUnit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
+        native = kernel(both)
+        if native is not None:
+            ctx.save_for_backward(both, None)
+            found = torch.empty(len(both), both.shape[1] // 2, dtype=both.dtype)
+            call(native.gated, both, found, *found.shape)
+            return found
         gate, up = both.chunk(2, -1)
         opened = torch.nn.functional.silu(gate)
         ctx.save_for_backward(both, opened)
@@ -24,8 +31,11 @@ class _GatedUnit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         both, opened = ctx.saved_tensors
-        gate, up = both.chunk(2, -1)
         out = torch.empty_like(both)
+        if opened is None:
+            call(kernel(both).gated_backward, both, grad.contiguous(), out, *grad.shape)
+            return out
+        gate, up = both.chunk(2, -1)
         grad_gate, grad_up = out.chunk(2, -1)
         torch.mul(opened, grad, out=grad_up)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
