@@ -104,5 +104,5 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Lora,
         consumes=("model/hf", "text/chat"),
         produces=("model/hf", "adapter/peft"),
-        version=3,
+        version=4,
     )

@@ -144,7 +144,7 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Pretrain,
         consumes=("model/hf", "text/corpus"),
         produces="model/hf",
-        version=3,
+        version=4,
     )
     yield TrainerSpec(
         name="scratch",
@@ -153,7 +153,7 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Scratch,
         consumes=("text/corpus", Input("tokenizer", optional=True)),
         produces="model/hf",
-        version=4,
+        version=5,
     )
 
 
