@@ -19,7 +19,10 @@ _FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"
 
 @lru_cache
 def library() -> Any:
-    """The functions of ``kernels.c``, or None."""
+    """The functions of ``kernels.c``, compiled for this process (0.4 s), or None where that does not work.
+
+    They use the OpenMP that torch has loaded, so its number of threads.
+    """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
@@ -28,7 +31,10 @@ def library() -> Any:
         made = Path(folder) / "kernels.so"
         command = [compiler, *_FLAGS, "-shared", "-fPIC", str(source), "-o", str(made), "-lm"]
         done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  (our own source)
-        return ctypes.CDLL(str(made)) if done.returncode == 0 else None
+        try:
+            return ctypes.CDLL(str(made)) if done.returncode == 0 else None
+        except OSError:  # a compiler for another machine, or one whose libraries are not there
+            return None
 
 
 def kernel(*tensors: Tensor, wide: tuple[Tensor, ...] = ()) -> Any:
