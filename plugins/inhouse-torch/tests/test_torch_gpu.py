@@ -49,6 +49,21 @@ def test_a_gpu_that_is_not_there_is_told_before_any_work(tmp_path: Path, corpus:
     assert 'device = "cpu"' in str(told.value.hint)
 
 
+def test_a_gpu_that_cannot_compute_is_left_out_or_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is too old for this torch, or that another process holds."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\nmore")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.ones", fails)
+    with training_on("auto") as device:
+        assert device.type == "cpu"
+    why = r"does not work with this torch \(CUDA error: no kernel image is available\)"
+    with pytest.raises(ResourceError, match=why), training_on("cuda"):
+        pass
+
+
 def test_a_cpu_is_taken_when_asked_for_and_leaves_torch_as_it_was(tmp_path: Path, corpus: Artifact) -> None:
     step = RecordingStep.at(tmp_path / "a")
     ScratchTrainer(evolve(SCRATCH, device="cpu", epochs=1)).train(step, corpus, None)

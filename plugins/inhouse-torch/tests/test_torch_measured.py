@@ -86,7 +86,8 @@ def test_a_resumed_training_keeps_the_format_it_began_with(
 
     whole = check_resumes(train, tmp_path, kill_at=2)
     kept = json.loads((whole.checkpoints / precision.MEASURED).read_text())
-    assert kept == {"dtype": str(first).removeprefix("torch.")}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert kept == {"dtype": str(first).removeprefix("torch."), "device": device}
 
 
 def test_the_format_of_muon_matters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -126,3 +127,13 @@ def test_a_damaged_note_is_told(tmp_path: Path, text: str) -> None:
     with pytest.raises(ArtifactError, match=r"measured.json.*number format"):
         precision.compute_dtype("auto", folder=tmp_path)
     assert precision.compute_dtype("bfloat16", folder=tmp_path) == torch.bfloat16
+
+
+def test_on_another_device_it_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, torch.float32)
+    assert precision.compute_dtype("auto", folder=tmp_path) == torch.float32
+    machine.faster = torch.bfloat16
+    assert precision.compute_dtype("auto", folder=tmp_path) == torch.float32
+    assert precision.compute_dtype("auto", device="cuda", folder=tmp_path) == torch.bfloat16
+    machine.faster = torch.float32
+    assert precision.compute_dtype("auto", device="cuda", folder=tmp_path) == torch.bfloat16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,8 +117,49 @@ def test_small_differences_of_the_loss_are_kept() -> None:
     assert logits[0, 0].item() == pytest.approx(exact[0, 0].item() - 1, rel=1e-2)
 
 
-def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_compiler
+def test_numbers_of_the_python_kind_that_c_does_not_have_are_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scale of 1 from a config.json is an int, which C would take from another register."""
+    q, k, v = HEADS
+    found = [segment_attention(q, k, v, PREFIXED, scale=scale) for scale in (1, 1.0)]
+    assert torch.equal(*found)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, -1])
+def test_no_bits_of_no_number_become_one(bits: int) -> None:
+    broken = torch.ones(2, 16)
+    broken.view(torch.int32)[0, 0] = bits
+    out = norm(broken, torch.ones(16))
+    assert out[0].isnan().all()
+    assert not out[1].isnan().any()
+
+
+def test_a_target_that_is_no_token_is_refused() -> None:
+    with pytest.raises(IndexError, match="none of the 211 tokens"):
+        head_loss(torch.randn(3, 24), torch.randn(211, 24), torch.tensor([0, 211, 5]))
+
+
+def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     assert native.library.__wrapped__() is None
-    monkeypatch.setenv("CC", "false")
+    for compiler in ("false", "true", str(tmp_path)):
+        monkeypatch.setenv("CC", compiler)
+        assert native.library.__wrapped__() is None
+    script = tmp_path / "cc"
+    script.write_text("no program at all")
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    assert native.library.__wrapped__() is None
+
+
+@needs_compiler
+def test_a_compiler_may_come_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "cc -DNOTHING")
+    assert native.library.__wrapped__() is not None
+
+
+@needs_compiler
+def test_a_library_with_threads_of_its_own_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_shares_threads", lambda _: False)
     assert native.library.__wrapped__() is None

@@ -47,6 +47,8 @@ def load_quantized(folder: Path, kind: str, dtype: torch.dtype, device: torch.de
             trust_remote_code=False,
             use_safetensors=True,
         )
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # transformers and bitsandbytes raise many kinds
         raise ArtifactError(f"cannot be quantised for training: {error}", where=str(folder)) from error
     for module in model.modules():

@@ -36,7 +36,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     """Rotary embedding of (T, heads, D) with tables (T, D); ``sign=-1`` is the inverse (its gradient)."""
     native = kernel(cos, sin) if x.dtype == cos.dtype and x.stride()[1:] == (x.shape[2], 1) else None
     if native is not None and not (torch.is_grad_enabled() and x.requires_grad):
-        found = torch.empty(x.shape, dtype=x.dtype)
+        found = x.new_empty(x.shape)
         call(native.rotate, x, cos.float(), sin.float(), found, *x.shape, x.stride(0), sign)
         return found
     half = x.shape[-1] // 2
@@ -227,11 +227,11 @@ def segment_attention(
     """
     cos, sin = rotary if rotary is not None else (None, None)
     q, k, v = (each.to(autocast_dtype(each)) for each in (q, k, v))
-    kernel = varlen_kernel(v.device, v.dtype, v.shape[-1])
-    if kernel is not None:
+    varlen = varlen_kernel(v.device, v.dtype, v.shape[-1])
+    if varlen is not None:
         if cos is not None and sin is not None:
             q, k = _rotate(q, cos, sin, 1.0), _rotate(k, cos, sin, 1.0)
-        return attend(kernel, q, k, v, segments, scale=scale, window=window)
+        return attend(varlen, q, k, v, segments, scale=scale, window=window)
     out: Tensor = _SegmentAttention.apply(q, k, v, cos, sin, (segments, scale, window))  # type: ignore[no-untyped-call]
     return out
 

@@ -30,6 +30,8 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    if hidden.device.type == "cpu" and len(targets) and not 0 <= targets.min() <= targets.max() < weight.shape[0]:
+        raise IndexError(f"a target is none of the {weight.shape[0]} tokens")
     narrow_hidden, narrow_weight = hidden.to(dtype), weight.to(dtype)
     rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
     grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -53,8 +55,8 @@ def _losses_to_slopes(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of the losses of ``logits`` (N, V), in whose place their gradient is written."""
     native = kernel(logits)
     if native is not None:
-        losses = torch.empty(len(logits), dtype=torch.float64)
-        call(native.slopes, logits, targets.contiguous(), losses, *logits.shape)
+        losses = logits.new_empty(len(logits), dtype=torch.float64)
+        call(native.slopes, logits, targets.to(torch.int64).contiguous(), losses, *logits.shape)
         return losses.sum()
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
     rows = max(1, SLICE_BYTES // (4 * logits.shape[1]) if logits.device.type == "cpu" else len(logits))

@@ -20,7 +20,7 @@ class _GatedUnit(torch.autograd.Function):
         native = kernel(both)
         if native is not None:
             ctx.save_for_backward(both, None)
-            found = torch.empty(len(both), both.shape[1] // 2, dtype=both.dtype)
+            found = both.new_empty(len(both), both.shape[1] // 2)
             call(native.gated, both, found, *found.shape)
             return found
         gate, up = both.chunk(2, -1)

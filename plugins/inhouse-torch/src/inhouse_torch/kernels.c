@@ -17,7 +17,7 @@ static inline float wide(bf16 v) {
 static inline bf16 narrow(float f) { /* to the nearest, ties to even */
   uint32_t u;
   memcpy(&u, &f, 4);
-  return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  return f != f ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 }
 
 static inline float exponential(float x) { /* 2^n times a polynomial; 2e-7 off, vectorised unlike expf */

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -14,27 +16,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
+_POINTER, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+_SIGNATURES: dict[str, list[Any]] = {
+    "gated": [_POINTER] * 2 + [_COUNT] * 2,
+    "gated_backward": [_POINTER] * 3 + [_COUNT] * 2,
+    "norm": [_POINTER] * 4 + [_COUNT] * 2 + [_FLOAT],
+    "norm_backward": [_POINTER] * 6 + [_COUNT] * 3,
+    "rotate": [_POINTER] * 4 + [_COUNT] * 4 + [_FLOAT],
+    "causal_softmax": [_POINTER] + [_COUNT] * 3 + [_FLOAT],
+    "causal_softmax_backward": [_POINTER] * 2 + [_COUNT] * 3,
+    "slopes": [_POINTER] * 3 + [_COUNT] * 2,
+}
 
 
 @lru_cache
 def library() -> Any:
     """The functions of ``kernels.c``, compiled for this process (0.4 s), or None where that does not work.
 
-    They use the OpenMP that torch has loaded, so its number of threads.
+    They use the OpenMP that torch has loaded, so its number of threads; a library that found another one is None.
     """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    name, *more = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    compiler = shutil.which(name)
     if compiler is None:
         return None
-    source = Path(__file__).with_name("kernels.c")
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "kernels.so"
-        command = [compiler, *_FLAGS, "-shared", "-fPIC", str(source), "-o", str(made), "-lm"]
-        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  (our own source)
-        try:
-            return ctypes.CDLL(str(made)) if done.returncode == 0 else None
-        except OSError:  # a compiler for another machine, or one whose libraries are not there
-            return None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "kernels.so"
+            source = str(Path(__file__).with_name("kernels.c"))
+            command = [compiler, *more, *_flags(), "-shared", "-fPIC", source, "-o", str(made), "-lm"]
+            subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL, timeout=60)  # noqa: S603
+            found = ctypes.CDLL(str(made))
+    except (OSError, subprocess.SubprocessError):  # no such flags, no room, or a compiler for another machine
+        return None
+    if not _shares_threads(found):
+        return None
+    for each, types in _SIGNATURES.items():
+        function = getattr(found, each)
+        function.argtypes, function.restype = types, None
+    return found
+
+
+def _shares_threads(found: Any) -> bool:
+    """Whether the library found the OpenMP that torch uses: two would each have threads of their own."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(count + 1)
+    try:
+        return bool(found.omp_get_max_threads() == count + 1)
+    finally:
+        torch.set_num_threads(count)
+
+
+def _flags() -> list[str]:
+    flags = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
+    return [*flags, "-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else flags
 
 
 def kernel(*tensors: Tensor, wide: tuple[Tensor, ...] = ()) -> Any:
@@ -42,15 +76,9 @@ def kernel(*tensors: Tensor, wide: tuple[Tensor, ...] = ()) -> Any:
     fits = all(each.dtype == torch.bfloat16 and each.is_contiguous() for each in tensors) and all(
         each.dtype == torch.float32 and each.is_contiguous() for each in wide
     )
-    return library() if fits and (*tensors, *wide)[0].device.type == "cpu" else None
+    return library() if fits and all(each.device.type == "cpu" for each in (*tensors, *wide)) else None
 
 
 def call(function: Any, *arguments: Tensor | int | float) -> None:
-    """Calls a C function."""
-    function(*(_converted(each) for each in arguments))
-
-
-def _converted(argument: Tensor | int | float) -> Any:
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return ctypes.c_long(argument) if isinstance(argument, int) else ctypes.c_float(argument)
+    """Calls a function of ``kernels.c``; of a tensor it gets the address, so form and format have to be right."""
+    function(*(each.data_ptr() if isinstance(each, Tensor) else each for each in arguments))

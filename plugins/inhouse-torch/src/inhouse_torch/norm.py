@@ -30,8 +30,8 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         native = kernel(wide=(x, weight)) if dtype == torch.bfloat16 else None
         if native is not None:
-            out = torch.empty(x.shape, dtype=dtype)
-            inverse = torch.empty(*x.shape[:-1], 1)
+            out = torch.empty_like(x, dtype=dtype)
+            inverse = x.new_empty(*x.shape[:-1], 1)
             call(native.norm, x, weight, inverse, out, inverse.numel(), x.shape[-1], eps)
             ctx.save_for_backward(x, weight, inverse)
             return out
@@ -50,7 +50,7 @@ class _RMSNorm(torch.autograd.Function):
         grad_x = torch.empty(grad.shape, dtype=x.dtype, device=x.device)
         native = kernel(grad, wide=(x, weight))
         if native is not None:
-            parts = torch.empty(_PARTS, size)
+            parts = x.new_empty(_PARTS, size)
             call(native.norm_backward, x, weight, inverse, grad, grad_x, parts, inverse.numel(), size, _PARTS)
             return grad_x, parts.sum(0) if ctx.needs_input_grad[1] else None, None, None
         grad_weight = torch.zeros_like(wide_weight) if ctx.needs_input_grad[1] else None

@@ -68,13 +68,13 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            optimizer.zero_grad()
-            optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.zero_grad()
 
     def zero_grad(self) -> None:
-        """Forgets the gradients."""
+        """Forgets the gradients, and how they were to be clipped."""
         for optimizer, _ in self._all:
             optimizer.zero_grad()
+            optimizer.grad_scale = None  # type: ignore[attr-defined]
 
     def state(self) -> dict[str, Tensor]:
         """``KIND.PARAMETER`` -> tensor, for a checkpoint."""

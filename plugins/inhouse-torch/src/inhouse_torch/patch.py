@@ -136,6 +136,8 @@ def _set(module: nn.Module, forward: Forward | None, make_probe: Callable[[], Pr
     with _evaluating(module), _nothing_at_zero(module):
         try:
             own = probe(module.forward).float()
+        except torch.OutOfMemoryError:
+            raise
         except (TypeError, KeyError, AttributeError, RuntimeError):  # asks for more than is known here
             return 0
         fast = probe(forward)

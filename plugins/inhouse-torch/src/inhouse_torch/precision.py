@@ -14,7 +14,7 @@ from inhouse.errors import ArtifactError
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 MEASURED = "measured.json"
-"""In a checkpoint folder: {"dtype": what `auto` was when the training began}."""
+"""In a checkpoint folder: {"dtype": what `auto` was when the training began, "device": where that was}."""
 _NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -44,25 +44,28 @@ def compute_dtype(wanted: ComputeDtype, *, device: str = "cpu", folder: Path | N
     """The format of the frozen weights and activations: as told, or bf16 where it is clearly faster.
 
     bf16 has to win by half, because the elementwise work between the products gains nothing. What ``auto``
-    measured is kept in ``folder`` (a trainer's checkpoint folder) and read there by every later call: two
-    measurements may differ, and a training that is resumed must not. Raises ``ArtifactError`` when that file
-    cannot be read.
+    measured is kept in ``folder`` (a trainer's checkpoint folder) and read there by every later call on the same
+    device: two measurements may differ, and a training that is resumed must not. Raises ``ArtifactError`` when that
+    file cannot be read.
     """
     if wanted != "auto":
         return _NAMES[wanted]
     path = folder / MEASURED if folder is not None else None
     if path is not None and path.exists():
-        return _read(path)
+        known, there = _read(path)
+        if there == device:
+            return known
     dtype = _measure(device)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"dtype": str(dtype).removeprefix("torch.")}) + "\n")
+        write_text(path, json.dumps({"dtype": str(dtype).removeprefix("torch."), "device": device}) + "\n")
     return dtype
 
 
-def _read(path: Path) -> torch.dtype:
+def _read(path: Path) -> tuple[torch.dtype, str]:
     try:
-        return _NAMES[json.loads(path.read_text(encoding="utf-8"))["dtype"]]
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return _NAMES[data["dtype"]], str(data.get("device", "cpu"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             "does not say in which number format the training began",
