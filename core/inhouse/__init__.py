@@ -17,7 +17,8 @@ _PUBLIC = {
     "inhouse.recipe": ["Recipe"],
     "inhouse.specs": [
         *("SourceSpec", "TrainerSpec", "QuantizerSpec", "IndexerSpec", "EvaluatorSpec", "PackagerSpec", "RuntimeSpec"),
-        *("EmbedderSpec", "VectorStoreSpec", "ToolSpec", "AgentSpec", "ExecutorSpec", "CommandSpec", "Input", "Slot"),
+        *("EmbedderSpec", "VectorStoreSpec", "RoundingSpec", "ToolSpec", "AgentSpec", "ExecutorSpec", "CommandSpec"),
+        *("Input", "Slot"),
     ],
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}

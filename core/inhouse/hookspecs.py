@@ -149,6 +149,18 @@ def inhouse_vector_stores() -> Iterable[specs.VectorStoreSpec]:  # type: ignore[
 
 
 @hookspec
+def inhouse_roundings() -> Iterable[specs.RoundingSpec]:  # type: ignore[empty-body]
+    """Yield one spec for each number format that a training can hold to (``quantization_aware``).
+
+    >>> @hookimpl
+    ... def inhouse_roundings():
+    ...     yield RoundingSpec(name="acme4", summary="ACME's 4 bits", factory="acme.rounding:Acme4")
+    >>> next(inhouse_roundings()).kind
+    'rounding'
+    """
+
+
+@hookspec
 def inhouse_tools() -> Iterable[specs.ToolSpec]:  # type: ignore[empty-body]
     """Yield one spec for each tool that agents can call.
 

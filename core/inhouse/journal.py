@@ -71,7 +71,6 @@ def read(path: Path, codec: EventCodec) -> Iterator[Envelope]:
 def replay(path: Path, bus: Bus, codec: EventCodec) -> int:
     """Publishes a journal's events on ``bus`` and returns how many there were."""
     count = 0
-    for envelope in read(path, codec):
+    for count, envelope in enumerate(read(path, codec), 1):  # noqa: B007
         bus.publish(envelope.event)
-        count += 1
     return count

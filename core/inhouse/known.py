@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_COMMANDS = "init plan report step config artifacts events doctor"
 _BRINGS = {
-    "inhouse-smollm2": {"source": ["smollm2", "local", "hub"]},
-    "inhouse-data": {"source": ["jsonl"]},
-    "inhouse-torch": {"trainer": ["pretrain", "scratch"]},
-    "inhouse-peft": {"trainer": ["lora"]},
-    "inhouse-gguf": {"quantizer": ["gguf", "gguf-adapter"]},
-    "inhouse-bitsandbytes": {"quantizer": ["bitsandbytes"]},
-    "inhouse-llamacpp": {"runtime": ["llamacpp"]},
-    "inhouse-transformers": {"runtime": ["transformers"]},
-    "inhouse-minilm": {"embedder": ["minilm"]},
-    "inhouse-knowledge": {"indexer": ["sqlite"]},
-    "inhouse-hnswlib": {"vector_store": ["hnswlib"]},
-    "inhouse-react": {"agent": ["react"]},
-    "inhouse-tools": {"tool": ["search_knowledge", "calculator", "sqlite"]},
-    "inhouse-evaluate": {"evaluator": ["tasks"]},
-    "inhouse-bundle": {"packager": ["folder"]},
-    "inhouse-answer": {"command": ["ask", "chat"]},
-    "inhouse-tune": {"command": ["tune"]},
-    "inhouse-commands": {"command": ["init", "plan", "report", "step", "config", "artifacts", "events", "doctor"]},
+    "source": {"inhouse-smollm2": "smollm2 local hub", "inhouse-data": "jsonl"},
+    "trainer": {"inhouse-torch": "pretrain scratch", "inhouse-peft": "lora"},
+    "quantizer": {"inhouse-gguf": "gguf gguf-adapter", "inhouse-bitsandbytes": "bitsandbytes"},
+    "runtime": {"inhouse-llamacpp": "llamacpp", "inhouse-transformers": "transformers"},
+    "embedder": {"inhouse-minilm": "minilm"},
+    "indexer": {"inhouse-knowledge": "sqlite"},
+    "vector_store": {"inhouse-hnswlib": "hnswlib"},
+    "agent": {"inhouse-react": "react"},
+    "tool": {"inhouse-tools": "search_knowledge calculator sqlite"},
+    "evaluator": {"inhouse-evaluate": "tasks"},
+    "packager": {"inhouse-bundle": "folder"},
+    "command": {"inhouse-answer": "ask chat", "inhouse-tune": "tune", "inhouse-commands": _COMMANDS},
 }
 
 FIRST_PARTY: Mapping[tuple[str, str], str] = {
     (kind, name): distribution
-    for distribution, brings in _BRINGS.items()
-    for kind, names in brings.items()
-    for name in names
+    for kind, brought in _BRINGS.items()
+    for distribution, names in brought.items()
+    for name in names.split()
 }
 """From (kind, name) to the distribution that brings it."""

@@ -80,6 +80,11 @@ def plain(options: Any) -> dict[str, Any]:
     return data
 
 
+def marked(options: Any, mark: str) -> list[tuple[str, Any]]:
+    """(name, value of the mark) of each option whose metadata has ``mark``."""
+    return [(each.name, each.metadata[mark]) for each in fields(type(options)) if mark in each.metadata]
+
+
 def paths(options: Any) -> list[str]:
     """Names of the options that hold a path."""
     return [each.name for each in fields(type(options)) if isinstance(getattr(options, each.name), Path)]

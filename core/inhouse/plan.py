@@ -18,10 +18,7 @@ from inhouse.recipe import Recipe, Section, StepSection, place, unknown
 from inhouse.specs import Input, Slot
 from inhouse.values import Artifact, Target
 
-SPARE_DISK = 200 << 20
-"""Bytes left free beside what a plan needs."""
-
-
+SPARE_DISK = 200 << 20  # bytes left free beside what a plan needs
 Inputs: TypeAlias = list[Artifact | list[Artifact] | None]
 """What a step is called with, in the order of its spec's ``consumes``."""
 
@@ -101,7 +98,6 @@ class Answering:
 @frozen
 class Planner:
     """Resolves names and options, joins steps by kind; probes what can be probed.
-
     ``given`` are artifacts by (name, kind) that steps may take as if steps before them had made them.
     """
 
@@ -136,7 +132,26 @@ class Planner:
                 raise unknown("key", word, {*slots, *words, "use"}, self.where(f"{section.path}.{word}"))
         filled = {name: self._slot(slot, section) for name, slot in slots.items()}
         self._misspelt(section, {backend.spec.name, *(each.backend.spec.name for each in filled.values())})
-        return Chosen(backend, self._options(backend, section), filled)
+        options = self._options(backend, section)
+        return Chosen(backend, options, filled | self._named(options, f"{section.path}.{backend.spec.name}"))
+
+    def _named(self, options: Any, path: str) -> dict[str, Chosen]:
+        """The services that options name."""
+        found = {}
+        for name, kind in opt.marked(options, "service"):
+            where, use = self.where(f"{path}.{name}"), getattr(options, name)
+            if use:
+                backend = self._get(kind, self._of_quantizer(kind, where) if use == "auto" else use, where)
+                found[name] = Chosen(backend, backend.spec.options())
+        return found
+
+    def _of_quantizer(self, kind: str, where: str) -> str:
+        """The service of ``kind`` that the first quantizer names which names one."""
+        sections = [each.section for each in self.recipe.steps if each.stage == "quantizer"]
+        for options in (self.choose("quantizer", each).options for each in sections):
+            for name in (name for name, named in opt.marked(options, "names") if named == kind):
+                return str(getattr(options, name))
+        raise RecipeError(f"no quantizer of this recipe names a {kind}", where=where, hint='a name instead of "auto"')
 
     def _misspelt(self, section: Section, read: set[str]) -> None:
         """Tables of other backends stand unread; one that is nearly the name of one in use is an error."""
@@ -348,7 +363,6 @@ _SCRATCH = {"source": 1.0, "trainer": 6.0, "quantizer": 1.1, "indexer": 1.0, "ev
 
 def disk_needed(plan: Plan, done: Mapping[str, Manifest]) -> int:
     """Bytes that the steps which are not cached leave, and the most that one needs while it works.
-
     Sources say how much they bring (``describe()["bytes"]``).
     """
     made: dict[str, float] = {name: tree_bytes(each.path) for (name, _), each in plan.given.items()}

@@ -133,6 +133,27 @@ class Packager(Protocol):
     def package(self, step: Step, *inputs: Any) -> None: ...
 
 
+class Rounded(Protocol):
+    """The weights of one model in a number format; ``every``: training steps that one rounding may serve."""
+
+    every: int
+
+    def round(self, name: str, values: Matrix) -> Matrix:
+        """``values`` (rows, columns) of a tensor of the model, by its name there, as the quantised file holds them.
+
+        Called from several threads. Raises ``DataError`` for a name that the model does not have.
+        """
+        ...
+
+
+class Rounding(Protocol):
+    """A number format that a quantizer writes, for training with it."""
+
+    def open(self, folder: Path) -> Rounded:
+        """For the model in ``folder`` (``model/hf``). Raises ``DataError`` for one that the format cannot hold."""
+        ...
+
+
 # --- runtimes ---------------------------------------------------------------------------------------
 
 
@@ -264,12 +285,7 @@ class Agent(Protocol):
     """Made as ``Class(options, tools)`` with the tools by name, in the recipe's order."""
 
     def start(
-        self,
-        question: str,
-        *,
-        history: Sequence[Message] = (),
-        examples: Sequence[Message] = (),
-        grammar: bool = False,
+        self, question: str, *, history: Sequence[Message] = (), examples: Sequence[Message] = (), grammar: bool = False
     ) -> Dialogue:
         """Begins one answer. ``examples`` are few-shot turns put before it (for untuned models);
         ``grammar`` says that the engine obeys GBNF grammars."""

@@ -72,7 +72,9 @@ class Spec:
     ``factory`` is an import path ``package.module:Class``, imported on first use and called with an
     instance of ``options``. ``options`` is an attrs class: its fields are the recipe table, the ``--set``
     keys and the reference docs. Field metadata: ``help`` (one line), ``counts`` (``False`` keeps the
-    field out of the fingerprint). Fields typed ``Path`` are taken relative to the recipe, and their
+    field out of the fingerprint), ``service`` (the kind of service that the value names: it is given as in a
+    :class:`Slot`; empty: none, ``auto``: the one that the quantize step names), ``names`` (of a quantizer: the kind
+    of service that ``auto`` finds here). Fields typed ``Path`` are taken relative to the recipe, and their
     contents, not their names, count in the fingerprint. Bump ``version`` when output bytes change.
     ``target`` says that the output depends on the recipe's ``[target]`` table.
     """
@@ -148,6 +150,12 @@ class VectorStoreSpec(Spec):
     """Finds near vectors. See :class:`~inhouse.protocols.VectorStore`."""
 
     kind = "vector_store"
+
+
+class RoundingSpec(Spec):
+    """What a number format does to weights. See :class:`~inhouse.protocols.Rounding`."""
+
+    kind = "rounding"
 
 
 class ToolSpec(Spec):

@@ -11,8 +11,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import field, frozen
 
-from inhouse import EvaluatorSpec, Input, Kernel, QuantizerSpec, Recipe, RuntimeSpec, hookimpl
+from inhouse import (
+    EvaluatorSpec,
+    Input,
+    Kernel,
+    QuantizerSpec,
+    Recipe,
+    RoundingSpec,
+    RuntimeSpec,
+    TrainerSpec,
+    hookimpl,
+)
 from inhouse.artifacts import tree_bytes
 from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
 from inhouse.plan import Plan, check_disk, disk_needed
@@ -124,6 +135,70 @@ def test_the_word_that_is_wrong_has_its_line(kernel: Kernel, recipe: Path) -> No
         "/recipe.toml:23: quantize.use: no quantizer named 'gguf' is installed (installed: shrink)"
     )
     assert message.endswith("try: pip install inhouse-gguf")
+
+
+@frozen
+class Held:
+    rounding: str = field(default="", metadata={"service": "rounding"})
+
+
+@frozen
+class Grid:
+    type: str = field(default="fine", metadata={"names": "rounding"})
+
+
+@pytest.fixture
+def holding(tmp_path: Path, module: Module) -> Kernel:
+    """A trainer with an option that names a rounding, a quantizer whose type names one, and two roundings."""
+
+    @hookimpl
+    def inhouse_trainers() -> Iterator[TrainerSpec]:
+        kinds: Any = {"consumes": ("model/hf", "text/chat"), "produces": ("model/hf", "adapter/peft")}
+        yield TrainerSpec(name="hold", summary="", factory="support.fakes:Tune", options=Held, **kinds)
+
+    @hookimpl
+    def inhouse_quantizers() -> Iterator[QuantizerSpec]:
+        kinds: Any = {"consumes": "model/hf", "produces": "model/fake"}
+        yield QuantizerSpec(name="grid", summary="", factory="support.fakes:Shrink", options=Grid, **kinds)
+
+    @hookimpl
+    def inhouse_roundings() -> Iterator[RoundingSpec]:
+        for name in ("fine", "coarse"):
+            yield RoundingSpec(name=name, summary="", factory="support.fakes:Pile")
+
+    hooks = {each.__name__: each for each in (inhouse_trainers, inhouse_quantizers, inhouse_roundings)}
+    return Kernel(tmp_path, registry=registry({"held": module("held", **hooks)}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "type_", "named"),
+    [("", "fine", None), ("coarse", "fine", "coarse"), ("auto", "fine", "fine"), ("auto", "coarse", "coarse")],
+)
+def test_an_option_may_name_a_service(holding: Kernel, recipe: Path, asked: str, type_: str, named: str | None) -> None:
+    sets = (
+        "finetune.use=hold",
+        f'finetune.hold.rounding="{asked}"',
+        "quantize.use=grid",
+        f"quantize.grid.type={type_}",
+    )
+    step = next(each for each in holding.plan(load(recipe, *sets)).steps if each.name == "finetune")
+    assert {slot: each.backend.spec.name for slot, each in step.chosen.slots.items()} == (
+        {"rounding": named} if named else {}
+    )
+    assert step.chosen.counting()["slots"].keys() == step.chosen.slots.keys()
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["finetune.hold.rounding=corse"], "finetune.hold.rounding: no rounding named 'corse' is installed (installed: coarse, fine)"),
+        (["finetune.hold.rounding=auto"], "finetune.hold.rounding: no quantizer of this recipe names a rounding"),
+    ],
+)  # fmt: skip
+def test_a_service_that_an_option_names_in_vain_is_told(
+    holding: Kernel, recipe: Path, sets: list[str], said: str
+) -> None:
+    assert said in refused(holding, load(recipe, "finetune.use=hold", *sets))
 
 
 def test_tables_of_other_backends_stand_unread(kernel: Kernel, recipe: Path) -> None:

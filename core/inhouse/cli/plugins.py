@@ -13,13 +13,8 @@ def command(as_json: bool) -> None:
     """List plugins, the backends they bring, and what is wrong with those that failed."""
     registry = open_kernel(None).registry
     backends = [
-        {
-            "kind": each.spec.kind,
-            "name": each.spec.name,
-            "summary": each.spec.summary,
-            "distribution": each.distribution,
-            "version": each.version,
-        }
+        {"kind": each.spec.kind, "name": each.spec.name, "summary": each.spec.summary}
+        | {"distribution": each.distribution, "version": each.version}
         for each in registry.all()
     ]
     if as_json:
@@ -28,6 +23,5 @@ def command(as_json: bool) -> None:
     table([tuple(each.values()) for each in backends], ("kind", "name", "does", "distribution", "version"))
     for failure in registry.failures:
         click.echo(f"\nfailed: {failure.distribution} {failure.version} ({failure.plugin}): {failure.reason}")
-        click.echo(
-            f"  try: pip install --force-reinstall {failure.distribution}, or pip uninstall {failure.distribution}"
-        )
+        mend = f"pip install --force-reinstall {failure.distribution}, or pip uninstall {failure.distribution}"
+        click.echo(f"  try: {mend}")

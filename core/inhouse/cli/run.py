@@ -6,15 +6,7 @@ import sys
 
 import click
 
-from inhouse.cli.common import (
-    emit,
-    home_option,
-    json_option,
-    load_recipe,
-    open_kernel,
-    set_option,
-    stop_on_interrupt,
-)
+from inhouse.cli.common import emit, home_option, json_option, load_recipe, open_kernel, set_option, stop_on_interrupt
 
 
 @click.command()

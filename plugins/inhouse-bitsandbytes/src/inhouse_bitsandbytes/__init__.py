@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import field, frozen, make_class, validators
 
-from inhouse import QuantizerSpec, hookimpl
+from inhouse import QuantizerSpec, RoundingSpec, hookimpl
 
 
 @frozen
@@ -15,7 +15,11 @@ class Options:
     """Options of the quantizer `bitsandbytes`."""
 
     type: Literal["nf4", "fp4", "int8"] = field(
-        default="nf4", metadata={"help": "nf4: 4 bits spaced as a normal distribution; fp4: 4-bit floats; int8"}
+        default="nf4",
+        metadata={
+            "help": "nf4: 4 bits spaced as a normal distribution; fp4: 4-bit floats; int8",
+            "names": "rounding",
+        },
     )
     double_quant: bool = field(
         default=True, metadata={"help": "4-bit types: the scales are quantised too, 0.4 bits a weight less"}
@@ -37,3 +41,15 @@ def inhouse_quantizers() -> Iterator[QuantizerSpec]:
         consumes="model/hf",
         produces="model/bnb",
     )
+
+
+@hookimpl
+def inhouse_roundings() -> Iterator[RoundingSpec]:
+    """What the 4-bit types do to weights, with scales that are quantised too."""
+    for name in ("nf4", "fp4"):
+        yield RoundingSpec(
+            name=name,
+            summary=f"weights as bitsandbytes stores them in {name}",
+            factory="inhouse_bitsandbytes.rounding:BitsAndBytesRounding",
+            options=make_class("RoundingOptions", {"type": field(default=name, validator=validators.in_([name]))}),
+        )

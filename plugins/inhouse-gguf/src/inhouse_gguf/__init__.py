@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attrs import field, frozen, validators
+from attrs import field, frozen, make_class, validators
 
-from inhouse import Input, QuantizerSpec, hookimpl
+from inhouse import Input, QuantizerSpec, RoundingSpec, hookimpl
 
 PLAIN_TYPES = ("f32", "f16", "bf16")
 """Types that are only converted, not quantised."""
@@ -36,7 +36,7 @@ class GgufOptions:
     type: str = field(
         default="q4_k_m",
         validator=validators.in_(TYPES),
-        metadata={"help": f"llama.cpp type: {', '.join(TYPES)}"},
+        metadata={"help": f"llama.cpp type: {', '.join(TYPES)}", "names": "rounding"},
     )
     threads: int = field(
         default=0,
@@ -75,3 +75,16 @@ def inhouse_quantizers() -> Iterator[QuantizerSpec]:
         consumes=("adapter/peft", Input("model/hf", take="first")),
         produces="adapter/gguf",
     )
+
+
+@hookimpl
+def inhouse_roundings() -> Iterator[RoundingSpec]:
+    """What each type that needs no importance matrix does to weights."""
+    for name in TYPES:
+        if name not in (*PLAIN_TYPES, *MATRIX_TYPES):
+            yield RoundingSpec(
+                name=name,
+                summary=f"weights as llama.cpp stores them in {name}",
+                factory="inhouse_gguf.rounding:GgufRounding",
+                options=make_class("RoundingOptions", {"type": field(default=name, validator=validators.in_([name]))}),
+            )

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 from attrs import frozen
-from gguf import GGUFType, GGUFWriter, LlamaFileType, get_tensor_name_map, size_label
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGUFType, GGUFWriter, LlamaFileType, get_tensor_name_map, size_label
 
 from inhouse.errors import DataError
 from inhouse_gguf.families import Family, family_of
@@ -70,6 +70,24 @@ def convert(folder: Path, target: Path, wanted: str, progress: Progress) -> None
         aside.unlink(missing_ok=True)
 
 
+def write_header(folder: Path, target: Path, wanted: str) -> None:
+    """Writes a GGUF as :func:`convert` would, without a vocabulary and with a hole for the weights.
+
+    It is as long as the whole file and takes no room on a disk that knows holes.
+    """
+    source = open_source(folder)
+    family = family_of(source)
+    tensors = _plan(source, family, wanted)
+    writer = GGUFWriter(target, family.arch_name)
+    try:
+        _describe(writer, source, tensors, wanted)
+        family.parameters(writer, source)
+        total = _write_infos(writer, tensors)
+    finally:
+        writer.close()
+    os.truncate(target, target.stat().st_size + total + GGUF_DEFAULT_ALIGNMENT * (len(tensors) + 1))
+
+
 def commit(aside: Path, target: Path) -> None:
     """Makes ``aside`` durable and gives it its name."""
     with aside.open("rb+") as file:
@@ -126,8 +144,8 @@ def _describe(writer: GGUFWriter, source: Source, tensors: list[Planned], wanted
     writer.add_quantization_version(2)  # GGML_QNT_VERSION of ggml.h
 
 
-def write_tensors(writer: GGUFWriter, tensors: list[Planned], progress: Progress) -> None:
-    """Header, keys and tensors, each tensor read when its turn comes; tells ``progress``."""
+def _write_infos(writer: GGUFWriter, tensors: list[Planned]) -> int:
+    """All that stands before the tensors; returns how many bytes they have."""
     total = 0
     for each in tensors:
         size = int(np.prod(each.shape)) * (4 if each.wanted == "F32" else 2)
@@ -137,7 +155,12 @@ def write_tensors(writer: GGUFWriter, tensors: list[Planned], progress: Progress
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    done = 0
+    return total
+
+
+def write_tensors(writer: GGUFWriter, tensors: list[Planned], progress: Progress) -> None:
+    """Header, keys and tensors, each tensor read when its turn comes; tells ``progress``."""
+    total, done = _write_infos(writer, tensors), 0
     for each in tensors:
         progress(done, total, each.name)
         values = each.load()

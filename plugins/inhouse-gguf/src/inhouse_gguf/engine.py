@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,21 @@ def quantize(source: Path, target: Path, type: str, threads: int, progress: Prog
     ``progress`` raises stops the child. ``target`` may be half written then.
     """
     job = {"source": str(source), "target": str(target), "type": type, "threads": threads}
+    _run(job, lambda told: progress(told["index"], told["count"], told["tensor"]) if "tensor" in told else None)
+
+
+def types_in(source: Path, type: str) -> dict[str, str]:
+    """The type of each tensor that llama.cpp would quantise in the GGUF ``source`` (Q4_0 …), by its name.
+
+    Raises as :func:`quantize`; of ``source`` only the header is read.
+    """
+    told: list[dict[str, Any]] = []
+    _run({"source": str(source), "target": "", "type": type, "threads": 1}, told.append)
+    return {before["tensor"]: each["type"].upper() for before, each in pairwise(told) if "type" in each}
+
+
+def _run(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    type = job["type"]
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "inhouse_gguf.worker"],
@@ -35,7 +51,7 @@ def quantize(source: Path, target: Path, type: str, threads: int, progress: Prog
             encoding="utf-8",
         )
         try:
-            last = _follow(child, job, progress)
+            last = _follow(child, job, tell)
             code = child.wait()
         finally:
             _end(child)
@@ -49,8 +65,10 @@ def quantize(source: Path, target: Path, type: str, threads: int, progress: Prog
     raise EngineError(f"llama.cpp died while quantising to {type} ({_how(code)}){': ' + tail if tail else ''}")
 
 
-def _follow(child: subprocess.Popen[str], job: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Hands over the job and reports progress until the child has no more to say; returns its last line."""
+def _follow(
+    child: subprocess.Popen[str], job: dict[str, Any], tell: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Hands over the job and tells of each tensor until the child has no more to say; returns its last line."""
     assert child.stdin is not None
     assert child.stdout is not None
     last: dict[str, Any] = {}
@@ -61,8 +79,8 @@ def _follow(child: subprocess.Popen[str], job: dict[str, Any], progress: Progres
         return last
     for line in child.stdout:
         last = json.loads(line)
-        if "tensor" in last:
-            progress(last["index"], last["count"], last["tensor"])
+        if "tensor" in last or "type" in last:
+            tell(last)
     return last
 
 

@@ -1,8 +1,9 @@
 """The child process that quantises: ``python -P -m inhouse_gguf.worker``.
 
 One JSON job on the first line of stdin: {"source", "target", "type", "threads"}. stdout has one JSON object a
-line: {"tensor", "index", "count"} while it works, then {"done": true} or {"error": "..."}. stdin stays open as
-long as the parent lives.
+line: {"tensor", "index", "count"} while it works, then {"done": true} or {"error": "..."}. Without a target it is a
+dry run: nothing is written, no weight is read, and {"type"} follows each tensor that would be quantised. stdin stays
+open as long as the parent lives.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Any
 
 TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)")
 """llama.cpp's line before each tensor: ``[   3/ 272] blk.0.ffn_down.weight - [...]``."""
+
+TYPE = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
+"""What follows in a dry run, for a tensor that is quantised: ``-> 0.18 MiB (q4_0)``."""
 
 LEVEL_ERROR = 4  # enum ggml_log_level in ggml.h
 
@@ -46,7 +50,9 @@ def quantize(job: dict[str, Any], out: Any) -> None:
         line = " ".join(text.decode(errors="replace").replace("====", "").split())
         if found := TENSOR.match(line):
             say(tensor=found[3], index=int(found[1]), count=int(found[2]))
-        elif level == LEVEL_ERROR and line:
+        if found := TYPE.search(line):
+            say(type=found[1])
+        if level == LEVEL_ERROR and line:
             errors.append(line)
 
     callback = llama.llama_log_callback(log)  # kept alive until the end
@@ -57,6 +63,7 @@ def quantize(job: dict[str, Any], out: Any) -> None:
     params.ftype = getattr(llama, "LLAMA_FTYPE_ALL_F32" if name == "F32" else f"LLAMA_FTYPE_MOSTLY_{name}")
     params.nthread = job["threads"] or os.cpu_count() or 1
     params.max_buf_size = BUFFER
+    params.dry_run = not job["target"]
     code = llama.llama_model_quantize(os.fsencode(job["source"]), os.fsencode(job["target"]), ctypes.byref(params))
     if code == 0:
         say(done=True)

@@ -41,6 +41,17 @@ class Lora:
         default="none",
         metadata={"help": "hold the frozen base in nf4 or int8 (QLoRA, bitsandbytes): less memory, slower"},
     )
+    quantization_aware: str = field(
+        default="",
+        metadata={
+            "help": "after the epochs, go on with the weights as this format will store them: q4_0, nf4 … or auto, as "
+            "the quantize step says",
+            "service": "rounding",
+        },
+    )
+    quantization_aware_epochs: int = field(
+        default=1, validator=validators.ge(1), metadata={"help": "passes over the chats with those weights"}
+    )
     learning_rate: float = field(
         default=1e-4, validator=validators.gt(0), metadata={"help": "peak learning rate of AdamW"}
     )

@@ -61,7 +61,7 @@ def _outputs(x: Tensor, narrow: Tensor, parts: Sequence[Part], bs: Sequence[Tens
     return outputs
 
 
-def _adapter_grads(
+def adapter_grads(
     grads: Sequence[Tensor],
     branch: Tensor,
     narrow: Tensor,
@@ -113,7 +113,7 @@ class _LoraGroup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         branch, dropped, narrow, a_all, *bs = ctx.saved_tensors
-        grad_narrow, pairs = _adapter_grads(grads, branch, narrow, ctx.keep, ctx.parts, bs)
+        grad_narrow, pairs = adapter_grads(grads, branch, narrow, ctx.keep, ctx.parts, bs)
         grad_x = _input_grad(grads, grad_narrow, a_all, dropped, ctx.parts) if ctx.needs_input_grad[0] else None
         return (grad_x, None, None, None, *pairs)
 
@@ -142,12 +142,12 @@ class _LoraMLP(torch.autograd.Function):
         branch, narrow_in, gate, up, narrow, a_in, b_gate, b_up, a_down, b_down, drop_in, drop = ctx.saved_tensors
         opened = torch.nn.functional.silu(gate)
         inner = _dropped(opened * up, drop)
-        grad_narrow, last = _adapter_grads([grad], inner, narrow, ctx.keep, ctx.parts[2:], [b_down])
+        grad_narrow, last = adapter_grads([grad], inner, narrow, ctx.keep, ctx.parts[2:], [b_down])
         grad_inner = _input_grad([grad], grad_narrow, a_down, drop, ctx.parts[2:])
         grad_up = opened.mul_(grad_inner)
         grad_gate = torch.ops.aten.silu_backward(grad_inner.mul_(up), gate)
         grads, bs = [grad_gate, grad_up], [b_gate, b_up]
-        grad_narrow, first = _adapter_grads(grads, branch, narrow_in, ctx.keep, ctx.parts[:2], bs)
+        grad_narrow, first = adapter_grads(grads, branch, narrow_in, ctx.keep, ctx.parts[:2], bs)
         grad_x = _input_grad(grads, grad_narrow, a_in, drop_in, ctx.parts[:2]) if ctx.needs_input_grad[0] else None
         return (grad_x, None, None, None, *first, *last)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from inhouse.errors import DataError
-from inhouse.protocols import Step
+from inhouse.protocols import Rounded, Step
 from inhouse.values import Artifact
 from inhouse_torch.allocator import give_back
 from inhouse_torch.device import training_on
@@ -20,6 +22,7 @@ from inhouse_torch.folders import load_model, matching_tokenizer, save_model, st
 from inhouse_torch.forward import joined_losses, mean_loss
 from inhouse_torch.loop import Settings, fit
 from inhouse_torch.packing import Sample
+from inhouse_torch.patch import Patched
 from inhouse_torch.precision import compute_dtype
 from inhouse_torch.report import telling
 
@@ -27,6 +30,7 @@ from . import Lora
 from .adapter import add_adapter, merge, save_adapter
 from .chats import encode
 from .dropout import Dropout
+from .merged import RoundedModel
 from .patch import speed_up
 from .qlora import load_quantized, merge_into, missing
 
@@ -40,12 +44,16 @@ class LoraTask:
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         self.matrices: Collection[str] = ()  # a factor is no matrix to make orthogonal
+        self.buffers: Mapping[str, Tensor] = {}
         self._train, self._heldout = train, heldout
         self._most = options.micro_batch_tokens
         self._dropout = Dropout(options.dropout)
         self._causal = model.get_base_model()
-        self.patched = speed_up(self._causal, self._dropout)
+        self.patched = self._speed_up()
         self._causal.train()
+
+    def _speed_up(self) -> Patched:
+        return speed_up(self._causal, self._dropout)
 
     def begin(self, *key: int) -> None:
         """Seeds the dropout."""
@@ -74,6 +82,49 @@ class LoraTask:
     def close(self) -> None:
         """Gives the model its own forwards back."""
         self.patched.undo(self._causal)
+
+
+class RoundedTask(LoraTask):
+    """The same adapter, with the model's weights as a quantised file would hold them; no dropout.
+
+    They are rounded anew every ``rounded.every`` steps, and for each held-out loss. ``stored`` as in
+    :class:`inhouse_peft.merged.RoundedModel`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        train: Sequence[Sample],
+        heldout: Sequence[Sample],
+        options: Lora,
+        rounded: Rounded,
+        stored: torch.dtype,
+    ) -> None:
+        self._weights = RoundedModel(model.get_base_model(), rounded, stored)
+        self._every, self._current = rounded.every, False
+        super().__init__(model, train, heldout, options)
+        if self._every > 1:
+            self.buffers = {name: each.detach().clone() for name, each in self.parameters.items()}
+
+    def _speed_up(self) -> Patched:
+        return self._weights.speed_up()
+
+    def begin(self, *key: int) -> None:
+        """Rounds the weights where it is their turn."""
+        super().begin(*key)
+        if key[1] % self._every == 0:
+            for name, buffer in self.buffers.items():
+                buffer.copy_(self.parameters[name].detach())
+            self._weights.refresh()
+        elif not self._current:  # resumed, or after a held-out loss
+            self._weights.refresh({self.parameters[name]: buffer for name, buffer in self.buffers.items()})
+        self._current = True
+
+    def heldout(self) -> float | None:
+        """Mean loss on the chats kept out, with the weights as they are now."""
+        self._weights.refresh()
+        self._current = False
+        return super().heldout()
 
 
 def read_chats(file: Path, tokenizer: Any, context: int) -> tuple[list[Sample], int]:
@@ -134,18 +185,33 @@ class LoraTrainer:
         train, heldout = self._data(step, tokenizer, data, context)
         tuned = add_adapter(model, options, step.seed)
         task = LoraTask(tuned, train, heldout, options)
-        telling(step, lambda tell: fit(task, Settings.of(options), seed=step.seed, folder=step.checkpoints, tell=tell))
+        settings, aware = Settings.of(options), bool(options.quantization_aware)
+        fitting = partial(fit, task, settings, seed=step.seed, folder=step.checkpoints, keep=aware)
+        progress = telling(step, lambda tell: fitting(tell=tell))
         task.close()
+        if aware:
+            self._hold_to_format(step, base, tuned, (train, heldout), after=progress.step)
         step.note(train_chats=len(train), heldout_chats=len(heldout), compute_dtype=str(dtype).removeprefix("torch."))
         step.note(device=device.type)
         save_adapter(tuned, step.outputs["adapter/peft"])
-        if quantized:
-            del model, tuned, task  # the base in 16 bits takes their place
+        if quantized or aware:
+            del model, tuned, task, fitting  # the base in 16 bits takes their place
             give_back()
             merged = merge_into(base.path, step.outputs["adapter/peft"])
         else:
             merged = merge(tuned)
         save_model(merged, base.path, step.outputs["model/hf"], stored_dtype(base.path))
+
+    def _hold_to_format(self, step: Step, base: Artifact, tuned: Any, data: Any, *, after: int) -> None:
+        """Goes on with the weights as the format of ``quantization_aware`` stores them."""
+        options = self.options
+        rounded = step.service("quantization_aware").open(base.path)
+        train, heldout = data
+        task = RoundedTask(tuned, train, heldout, evolve(options, dropout=0.0), rounded, stored_dtype(base.path))
+        settings = Settings.of(options, epochs=options.quantization_aware_epochs)
+        fitting = partial(fit, task, settings, seed=step.seed + 1, folder=step.checkpoints / "rounded")
+        telling(step, lambda tell: fitting(tell=tell), after=after, prefix="rounded_")
+        task.close()
 
     def _data(self, step: Step, tokenizer: Any, data: Artifact, context: int) -> tuple[list[Sample], list[Sample]]:
         train, cut = read_chats(data.path / "train.jsonl", tokenizer, context)

@@ -29,6 +29,7 @@ class RecordingStep:
     notices: list[str] = field(factory=list)
     facts: dict[str, Any] = field(factory=dict)
     history: Sequence[Any] = ()
+    services: dict[str, Any] = field(factory=dict)
 
     @classmethod
     def at(cls, folder: Path, *kinds: str, kill_at: int = 0) -> "RecordingStep":
@@ -49,7 +50,7 @@ class RecordingStep:
 
     def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
         """Raises when it is time."""
-        if done == self.kill_at:
+        if self.kill_at and done == self.kill_at:
             raise Killed
 
     def metric(self, name: str, value: float, *, at: int) -> None:
@@ -62,6 +63,10 @@ class RecordingStep:
     def notice(self, message: str, *, level: str = "info") -> None:
         """Keeps the line."""
         self.notices.append(message)
+
+    def service(self, slot: str) -> Any:
+        """What the test put there."""
+        return self.services[slot]
 
     def note(self, **facts: Any) -> None:
         """Keeps the facts."""

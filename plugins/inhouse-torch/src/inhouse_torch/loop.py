@@ -52,12 +52,14 @@ class Settings:
 class Task(Protocol):
     """What is trained on what. ``count`` rows of data; parameters by name, fp32.
 
-    ``matrices`` are names of the parameters that Muon may take: matrices inside the layers.
+    ``matrices`` are names of the parameters that Muon may take: matrices inside the layers. ``buffers`` are what else
+    the next losses depend on; the loop keeps them in checkpoints.
     """
 
     count: int
     parameters: Mapping[str, nn.Parameter]
     matrices: Collection[str]
+    buffers: Mapping[str, Tensor]
 
     def begin(self, *key: int) -> None:
         """Seeds whatever is random in the next forward passes."""
@@ -113,14 +115,16 @@ class Progress:
         return len(self.losses)
 
 
-def fit(task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callable[[Moment], None]) -> Progress:
+def fit(
+    task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callable[[Moment], None], keep: bool = False
+) -> Progress:
     """Trains ``task.parameters`` in place and leaves the best of them there (lowest held-out loss, else last).
 
     Goes on from a checkpoint in ``folder`` and writes new ones there. ``tell`` may raise to stop; then a
-    checkpoint is written first. Of several processes of torch.distributed each needs a ``folder`` of its own and
-    trains on its part of the rows; nothing is exchanged. Raises ``StepError`` on a loss that is no number (the
-    last good checkpoint stays) and on fewer rows than processes, and ``ArtifactError`` on a checkpoint that does
-    not fit.
+    checkpoint is written first; with ``keep`` one is written at the end too. Of several processes of
+    torch.distributed each needs a ``folder`` of its own and trains on its part of the rows; nothing is exchanged.
+    Raises ``StepError`` on a loss that is no number (the last good checkpoint stays) and on fewer rows than
+    processes, and ``ArtifactError`` on a checkpoint that does not fit.
     """
     optimizer = Optimizers(
         task.parameters,
@@ -146,6 +150,8 @@ def fit(task: Task, settings: Settings, *, seed: int, folder: Path, tell: Callab
         if time.monotonic() - saved_at >= settings.checkpoint_seconds:
             _save(task, optimizer, progress, folder)
             saved_at = time.monotonic()
+    if keep and progress.step != first:
+        _save(task, optimizer, progress, folder)
     if progress.best_loss is not None and progress.best_step != progress.step:
         best = checkpoint.load(folder / "best")
         checkpoint.restore(task.parameters, best[0] if best else {})
@@ -241,7 +247,8 @@ def _remember(task: Task, settings: Settings, progress: Progress, moment: Moment
 
 
 def _save(task: Task, optimizer: Optimizers, progress: Progress, folder: Path) -> None:
-    tensors = {f"parameter.{name}": parameter for name, parameter in task.parameters.items()}
+    tensors: dict[str, Tensor] = {f"parameter.{name}": each for name, each in task.parameters.items()}
+    tensors |= {f"buffer.{name}": buffer for name, buffer in task.buffers.items()}
     facts = {key: getattr(progress, key) for key in Progress.__annotations__}
     checkpoint.save(folder, progress.step, {**tensors, **optimizer.state()}, facts)
 
@@ -252,6 +259,7 @@ def _resume(task: Task, optimizer: Optimizers, folder: Path) -> Progress:
         return Progress()
     tensors, facts = found
     checkpoint.restore(task.parameters, tensors, "parameter.")
+    checkpoint.restore(task.buffers, tensors, "buffer.")
     optimizer.restore(tensors, facts.pop("step"))
     facts["heldout"] = [(int(at), float(loss)) for at, loss in facts["heldout"]]
     return Progress(**facts)

@@ -51,6 +51,7 @@ class PretrainTask:
         self.count = len(train)
         self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())  # a tied weight comes once
         self.matrices: Collection[str] = matrices(model)
+        self.buffers: Mapping[str, Tensor] = {}
         self._model, self._train, self._heldout, self._options = model, train, heldout, options
         self._dtype = compute_dtype(options.compute_dtype, device=model.device.type, folder=folder)
         self._patched = speed_up(model, DenseLinears())

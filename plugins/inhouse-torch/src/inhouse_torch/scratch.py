@@ -56,6 +56,7 @@ class ScratchTask:
         self.steps = steps_in_epoch(self.count, options.batch_size)
         self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())
         self.matrices: Collection[str] = matrices(model)
+        self.buffers: Mapping[str, Tensor] = {}
         self._model, self._tokens, self._options = model, tokens, options
         self._offset, self._pieces = 0, 1
         self._dtype = compute_dtype(options.compute_dtype, device=model.device.type, folder=folder)
