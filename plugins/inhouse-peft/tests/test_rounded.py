@@ -16,6 +16,7 @@ from inhouse.values import Artifact
 from inhouse_peft import Lora
 from inhouse_peft.adapter import add_adapter
 from inhouse_peft.lora import LoraTask, LoraTrainer, RoundedTask, read_chats
+from inhouse_peft.merged import RoundedModel
 from inhouse_testing.recording import RecordingStep
 from inhouse_testing.trainers import check_repeats, check_resumes
 from inhouse_torch.dense import DenseLinears
@@ -68,7 +69,8 @@ def tasks(base: Path, chats: Path, grid: Grid, dtype: torch.dtype = torch.float3
             if "lora_B" in name:
                 torch.nn.init.normal_(each, std=0.05, generator=torch.Generator().manual_seed(4))
     plain = LoraTask(models[0], samples, samples[:4], options)
-    return plain, RoundedTask(models[1], samples, samples[:4], options, grid.open(base), torch.bfloat16)
+    weights = RoundedModel(models[1].get_base_model(), grid.open(base), torch.bfloat16)
+    return plain, RoundedTask(models[1], samples, samples[:4], options, weights)
 
 
 def gradients(task: LoraTask) -> tuple[float, dict[str, torch.Tensor]]:
@@ -156,3 +158,9 @@ def test_the_same_bits_twice(tmp_path: Path, base: Path, chats: Path) -> None:
 def test_what_cannot_be_merged_each_step_is_refused(make_step: Any, base: Path, chats: Path, option: Any) -> None:
     with pytest.raises(RecipeError, match="plain LoRA layer"):
         train(make_step("a"), base, chats, Grid(0.02), **option)
+
+
+def test_what_cannot_be_merged_is_told_before_any_work() -> None:
+    for option in ({"dora": True}, {"quantized_base": "nf4"}):
+        assert "quantization_aware merges" in str(LoraTrainer(Lora(**{**OPTIONS, **option})).probe())
+    assert LoraTrainer(Lora(**OPTIONS)).probe() is None

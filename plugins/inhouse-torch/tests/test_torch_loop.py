@@ -168,6 +168,7 @@ class Line:
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.parameters = {"weight": self.weight}
         self.matrices: list[str] = []
+        self.buffers: dict[str, torch.Tensor] = {}
         self.computed: list[list[int]] = []
         self._sizes = sizes
 

@@ -14,7 +14,7 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from inhouse.errors import DataError
-from inhouse.protocols import Rounded, Step
+from inhouse.protocols import Step
 from inhouse.values import Artifact
 from inhouse_torch.allocator import give_back
 from inhouse_torch.device import training_on
@@ -87,8 +87,7 @@ class LoraTask:
 class RoundedTask(LoraTask):
     """The same adapter, with the model's weights as a quantised file would hold them; no dropout.
 
-    They are rounded anew every ``rounded.every`` steps, and for each held-out loss. ``stored`` as in
-    :class:`inhouse_peft.merged.RoundedModel`.
+    They are rounded anew every ``weights.rounded.every`` steps, and for each held-out loss.
     """
 
     def __init__(
@@ -97,11 +96,10 @@ class RoundedTask(LoraTask):
         train: Sequence[Sample],
         heldout: Sequence[Sample],
         options: Lora,
-        rounded: Rounded,
-        stored: torch.dtype,
+        weights: RoundedModel,
     ) -> None:
-        self._weights = RoundedModel(model.get_base_model(), rounded, stored)
-        self._every, self._current = rounded.every, False
+        self._weights = weights
+        self._every, self._current = weights.rounded.every, False
         super().__init__(model, train, heldout, options)
         if self._every > 1:
             self.buffers = {name: each.detach().clone() for name, each in self.parameters.items()}
@@ -165,7 +163,10 @@ class LoraTrainer:
 
     def probe(self) -> str | None:
         """Why it cannot run here."""
-        return missing() if self.options.quantized_base != "none" else None
+        options = self.options
+        if options.quantization_aware and (options.dora or options.quantized_base != "none"):
+            return "quantization_aware merges the adapter at each step, which dora and quantized_base do not allow"
+        return missing() if options.quantized_base != "none" else None
 
     def train(self, step: Step, *inputs: Any) -> None:
         """Trains, goes on from a checkpoint if there is one, and writes adapter and merged model."""
@@ -185,12 +186,17 @@ class LoraTrainer:
         train, heldout = self._data(step, tokenizer, data, context)
         tuned = add_adapter(model, options, step.seed)
         task = LoraTask(tuned, train, heldout, options)
-        settings, aware = Settings.of(options), bool(options.quantization_aware)
+        aware = bool(options.quantization_aware)
+        rounded = step.service("quantization_aware").open(base.path) if aware else None  # refuses before any work
+        settings = Settings.of(options)
         fitting = partial(fit, task, settings, seed=step.seed, folder=step.checkpoints, keep=aware)
         progress = telling(step, lambda tell: fitting(tell=tell))
         task.close()
-        if aware:
-            self._hold_to_format(step, base, tuned, (train, heldout), after=progress.step)
+        if rounded is not None:
+            weights = RoundedModel(tuned.get_base_model(), rounded, stored_dtype(base.path))
+            task = RoundedTask(tuned, train, heldout, evolve(options, dropout=0.0), weights)
+            self._hold_to_format(step, task, after=progress.step)
+            del weights
         step.note(train_chats=len(train), heldout_chats=len(heldout), compute_dtype=str(dtype).removeprefix("torch."))
         step.note(device=device.type)
         save_adapter(tuned, step.outputs["adapter/peft"])
@@ -202,13 +208,9 @@ class LoraTrainer:
             merged = merge(tuned)
         save_model(merged, base.path, step.outputs["model/hf"], stored_dtype(base.path))
 
-    def _hold_to_format(self, step: Step, base: Artifact, tuned: Any, data: Any, *, after: int) -> None:
+    def _hold_to_format(self, step: Step, task: RoundedTask, *, after: int) -> None:
         """Goes on with the weights as the format of ``quantization_aware`` stores them."""
-        options = self.options
-        rounded = step.service("quantization_aware").open(base.path)
-        train, heldout = data
-        task = RoundedTask(tuned, train, heldout, evolve(options, dropout=0.0), rounded, stored_dtype(base.path))
-        settings = Settings.of(options, epochs=options.quantization_aware_epochs)
+        settings = Settings.of(self.options, epochs=self.options.quantization_aware_epochs)
         fitting = partial(fit, task, settings, seed=step.seed + 1, folder=step.checkpoints / "rounded")
         telling(step, lambda tell: fitting(tell=tell), after=after, prefix="rounded_")
         task.close()

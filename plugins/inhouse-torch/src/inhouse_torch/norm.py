@@ -56,16 +56,13 @@ class _RMSNorm(torch.autograd.Function):
         grad_weight = torch.zeros_like(wide_weight) if ctx.needs_input_grad[1] else None
         flat = (x.reshape(-1, size), inverse.view(-1, 1), grad.reshape(-1, size), grad_x.view(-1, size))
         for x_i, inverse_i, grad_i, out in _pieces(*flat):
-            # d/dx (x r w) with r = (mean(x^2) + eps)^-1/2:  r (g w - x r^2 <g w, x> / D)
-            slope, r = grad_i.float(), inverse_i.squeeze(1)
-            both = slope * x_i
+            # d/dx (x r) with r = (mean(x^2) + eps)^-1/2:  r (g - x r <g, x r> / D)
+            normal, slope = x_i * inverse_i, grad_i.float()
+            both = normal * slope
             if grad_weight is not None:
-                grad_weight.addmv_(both.t(), r)
-            along = torch.mv(both, wide_weight).mul_(r).mul_(r).div_(-size).unsqueeze(1)
-            wide = out if out.dtype == torch.float32 else both  # in place: on a CPU new memory costs more than sums
-            torch.mul(slope, wide_weight, out=wide).addcmul_(x_i, along).mul_(inverse_i)
-            if wide is not out:
-                out.copy_(wide)
+                grad_weight += both.sum(0)
+            along = torch.mv(both, wide_weight).unsqueeze(1).div_(-size)
+            out.copy_((slope * wide_weight).addcmul_(normal, along).mul_(inverse_i))
         return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
 
 

@@ -52,15 +52,9 @@ class Optimizers:
             self._all.append((adamw, rest))
 
     def clip(self, limit: float) -> Tensor:
-        """Has the next step scale all gradients to a norm of at most ``limit``; gives the norm that they have."""
+        """Scales all gradients to a norm of at most ``limit``; gives the norm that they had."""
         every = [each for _, parameters in self._all for each in parameters.values()]
-        norm = nn.utils.get_total_norm([each.grad for each in every if each.grad is not None])
-        for optimizer, parameters in self._all:
-            if isinstance(optimizer, torch.optim.AdamW):  # fused: it divides while it reads them anyway
-                optimizer.grad_scale = ((norm + 1e-6) / limit).clamp_(min=1.0)  # type: ignore[attr-defined]
-            else:
-                nn.utils.clip_grads_with_norm_(parameters.values(), limit, norm)
-        return norm
+        return nn.utils.clip_grad_norm_(every, limit)
 
     def step(self, rate: float) -> None:
         """One update at a learning rate; gradients are gone after it."""
@@ -71,10 +65,9 @@ class Optimizers:
         self.zero_grad()
 
     def zero_grad(self) -> None:
-        """Forgets the gradients, and how they were to be clipped."""
+        """Forgets the gradients."""
         for optimizer, _ in self._all:
             optimizer.zero_grad()
-            optimizer.grad_scale = None  # type: ignore[attr-defined]
 
     def state(self) -> dict[str, Tensor]:
         """``KIND.PARAMETER`` -> tensor, for a checkpoint."""
