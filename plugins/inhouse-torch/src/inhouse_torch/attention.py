@@ -2,7 +2,8 @@
 
 Worked off in blocks of rows whose scores stay in the cache. Nothing is padded and no mask beyond a block's
 own triangle is made. Keys and values are not repeated for grouped queries: the queries of a group are the
-rows of one product. On a GPU in 16 bits a flash-attention kernel does it (``varlen.py``), where there is one.
+rows of one product. Where there is one, a flash-attention kernel does it instead: on a GPU in 16 bits
+(``varlen.py``), on a CPU in bf16 (``flash.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from inhouse.errors import StepError
 
-from .native import call, kernel
+from .flash import flash_attention, flash_kernel
 from .packing import Segments
 from .precision import autocast_dtype
 from .varlen import attend, varlen_kernel
@@ -34,11 +35,6 @@ KEEP_BYTES = 4 << 20
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     """Rotary embedding of (T, heads, D) with tables (T, D); ``sign=-1`` is the inverse (its gradient)."""
-    native = kernel(cos, sin) if x.dtype == cos.dtype and x.stride()[1:] == (x.shape[2], 1) else None
-    if native is not None and not (torch.is_grad_enabled() and x.requires_grad):
-        found = x.new_empty(x.shape)
-        call(native.rotate, x, cos.float(), sin.float(), found, *x.shape, x.stride(0), sign)
-        return found
     half = x.shape[-1] // 2
     out = x * cos.unsqueeze(1)
     table = sin.unsqueeze(1)
@@ -92,18 +88,8 @@ class _Block:
         own = self._rows(out, 0, *out.shape[1:])
         own += grad[:, self.prefix :]
 
-    def lines(self, scores: Tensor) -> tuple[int, int, int]:
-        """How ``scores`` are counted by the native functions: triangles, their rows, keys."""
-        rows, keys = self.last - self.first, scores.shape[2]
-        return scores.shape[0] * scores.shape[1] // rows, rows, keys
-
     def weights(self, q: Tensor, k: Tensor, scale: float, window: int | None) -> Tensor:
         """Softmax of the masked scores, (count * KV, H/KV * rows, keys)."""
-        native = kernel(q) if window is None else None
-        if native is not None:
-            found = torch.bmm(q, k.transpose(1, 2))
-            call(native.causal_softmax, found, *self.lines(found), scale)
-            return found
         scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=scale)
         rows = self.last - self.first
         view = scores.view(scores.shape[0], -1, rows, scores.shape[-1])
@@ -174,11 +160,7 @@ def _attend_backward(
         weights = known if known is not None else block.weights(rows, keys, scale, window)
         block.add_keys(torch.bmm(weights.transpose(1, 2), own), grad_v)
         slope = torch.bmm(own, block.keys(v).transpose(1, 2))
-        native = kernel(slope, weights) if window is None else None
-        if native is not None:
-            call(native.causal_softmax_backward, slope, weights, *block.lines(slope))
-        else:
-            slope = torch.ops.aten._softmax_backward_data(slope, weights, -1, weights.dtype)
+        slope = torch.ops.aten._softmax_backward_data(slope, weights, -1, weights.dtype)
         block.write_queries(torch.baddbmm(zero, slope, keys, beta=0, alpha=scale), grad_q)
         block.add_keys(torch.baddbmm(zero, slope.transpose(1, 2), rows, beta=0, alpha=scale), grad_k)
 
@@ -225,8 +207,10 @@ def segment_attention(
     the half-split layout that transformers uses, applied to q and k. ``window`` is a sliding window in
     tokens. Returns (T, H, D), under autocast in its format.
     """
-    cos, sin = rotary if rotary is not None else (None, None)
     q, k, v = (each.to(autocast_dtype(each)) for each in (q, k, v))
+    if window is None and flash_kernel(q, k, v) is not None:
+        return flash_attention(q, k, v, segments, scale=scale, rotary=rotary)
+    cos, sin = (each.to(q.dtype) for each in rotary) if rotary is not None else (None, None)
     varlen = varlen_kernel(v.device, v.dtype, v.shape[-1])
     if varlen is not None:
         if cos is not None and sin is not None:

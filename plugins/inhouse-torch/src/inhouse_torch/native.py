@@ -22,18 +22,20 @@ _SIGNATURES: dict[str, list[Any]] = {
     "gated_backward": [_POINTER] * 3 + [_COUNT] * 2,
     "norm": [_POINTER] * 4 + [_COUNT] * 2 + [_FLOAT],
     "norm_backward": [_POINTER] * 6 + [_COUNT] * 3,
-    "rotate": [_POINTER] * 4 + [_COUNT] * 4 + [_FLOAT],
-    "causal_softmax": [_POINTER] + [_COUNT] * 3 + [_FLOAT],
-    "causal_softmax_backward": [_POINTER] * 2 + [_COUNT] * 3,
     "slopes": [_POINTER] * 3 + [_COUNT] * 2,
+}
+_WITH_AVX512_BF16: dict[str, list[Any]] = {
+    "attend": [_POINTER] * 8 + [_FLOAT],
+    "attend_backward": [_POINTER] * 12 + [_FLOAT],
 }
 
 
 @lru_cache
 def library() -> Any:
-    """The functions of ``kernels.c``, compiled for this process (0.4 s), or None where that does not work.
+    """The functions of ``kernels.c`` and ``attention.c``, compiled for this process, or None where that does not work.
 
-    They use the OpenMP that torch has loaded, so its number of threads; a library that found another one is None.
+    That takes a second. They use the OpenMP that torch has loaded, so its number of threads; a library that found
+    another one is None.
     """
     name, *more = shlex.split(os.environ.get("CC", "")) or ["cc"]
     compiler = shutil.which(name)
@@ -42,15 +44,16 @@ def library() -> Any:
     try:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "kernels.so"
-            source = str(Path(__file__).with_name("kernels.c"))
-            command = [compiler, *more, *_flags(), "-shared", "-fPIC", source, "-o", str(made), "-lm"]
+            sources = [str(Path(__file__).with_name(name)) for name in ("kernels.c", "attention.c")]
+            command = [compiler, *more, *_flags(), "-shared", "-fPIC", *sources, "-o", str(made), "-lm"]
             subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL, timeout=60)  # noqa: S603
             found = ctypes.CDLL(str(made))
     except (OSError, subprocess.SubprocessError):  # no such flags, no room, or a compiler for another machine
         return None
     if not _shares_threads(found):
         return None
-    for each, types in _SIGNATURES.items():
+    more_here = _WITH_AVX512_BF16 if hasattr(found, "attend") else {}
+    for each, types in {**_SIGNATURES, **more_here}.items():
         function = getattr(found, each)
         function.argtypes, function.restype = types, None
     return found
@@ -79,6 +82,6 @@ def kernel(*tensors: Tensor, wide: tuple[Tensor, ...] = ()) -> Any:
     return library() if fits and all(each.device.type == "cpu" for each in (*tensors, *wide)) else None
 
 
-def call(function: Any, *arguments: Tensor | int | float) -> None:
-    """Calls a function of ``kernels.c``; of a tensor it gets the address, so form and format have to be right."""
+def call(function: Any, *arguments: Tensor | int | float | None) -> None:
+    """Calls a function of the library; of a tensor it gets the address, so form and format have to be right."""
     function(*(each.data_ptr() if isinstance(each, Tensor) else each for each in arguments))

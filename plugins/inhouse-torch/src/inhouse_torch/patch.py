@@ -243,7 +243,7 @@ def _attention_forward(module: nn.Module, linears: Linears) -> Forward | None:
             return cast("tuple[Tensor, Any]", own(**asked, attention_mask=attention_mask, **others))
         flat = hidden_states[0]
         q, k, v = (part.view(len(flat), -1, size) for part in inputs(flat, module.training))
-        cos, sin = (table[0].to(q.dtype) for table in position_embeddings)
+        cos, sin = (table[0] for table in position_embeddings)
         attended = segment_attention(q, k, v, segments, scale=float(scale), rotary=(cos, sin))
         (y,) = last(attended.view(len(flat), -1), module.training)
         return y.unsqueeze(0), None

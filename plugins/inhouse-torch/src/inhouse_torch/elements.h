@@ -1,0 +1,44 @@
+/* Numbers of a training step: bf16 in memory, fp32 in between. */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+
+static inline float wide(bf16 v) {
+  uint32_t u = (uint32_t)v << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
+static inline bf16 narrow(float f) { /* to the nearest, ties to even */
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return f != f ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
+
+static inline float exponential(float x) { /* 2^n times a polynomial; 2e-7 off, vectorised unlike expf */
+  float t = x * 1.44269504f;
+  t = t > 126.f ? 126.f : t;
+  t = t < -126.f ? -126.f : t;
+  float n = rintf(t), r = t - n;
+  float p = 1.f + r * (0.693147182f + r * (0.240226507f + r * (0.0555041087f + r * (0.00961812911f
+            + r * (0.00133335581f + r * 0.000154035304f)))));
+  int32_t bits = ((int32_t)n + 127) << 23;
+  float power;
+  memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+/* rotary embedding of one head in the half-split layout; sign -1 is its inverse */
+static inline void rotate_row(const bf16 *x, const float *cosine, const float *sine, bf16 *to, long size, float sign) {
+  long half = size / 2;
+#pragma omp simd
+  for (long j = 0; j < half; j++) {
+    float a = wide(x[j]), b = wide(x[j + half]);
+    to[j] = narrow(a * cosine[j] - sign * b * sine[j]);
+    to[j + half] = narrow(b * cosine[j + half] + sign * a * sine[j + half]);
+  }
+}
