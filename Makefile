@@ -1,4 +1,4 @@
-.PHONY: demo test setup lint types format bench-kernel bench-train clean
+.PHONY: demo test setup lint types format bench-kernel bench-train bench-quantize clean
 BIN := .venv/bin
 RECIPE := contrib/recipes/service-desk/recipe.toml
 QUESTION := "Could you tell me whether order 65731 is on its way, please?"
@@ -36,6 +36,9 @@ bench-kernel: setup
 bench-train: setup  ## ARGS="--only lora --repeats 5"
 	@contrib/dev/bench.sh
 	@$(BIN)/python tests/bench/train.py $(ARGS)
+
+bench-quantize: setup  ## ARGS="--only aware"
+	@$(BIN)/python tests/bench/quantize.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-bench .wheelhouse .inhouse build

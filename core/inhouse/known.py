@@ -15,7 +15,7 @@ _BRINGS = {
     "vector_store": {"inhouse-hnswlib": "hnswlib"},
     "agent": {"inhouse-react": "react"},
     "tool": {"inhouse-tools": "search_knowledge calculator sqlite"},
-    "evaluator": {"inhouse-evaluate": "tasks"},
+    "evaluator": {"inhouse-evaluate": "tasks", "inhouse-gates": "gates"},
     "packager": {"inhouse-bundle": "folder"},
     "command": {"inhouse-answer": "ask chat", "inhouse-tune": "tune", "inhouse-commands": _COMMANDS},
 }

@@ -223,9 +223,8 @@ class Planner:
         return found
 
     def _opening(self, kind: str) -> list[Backend]:
-        return [
-            each for each in self.registry.all("runtime") if any(taken.accepts(kind) for taken in each.spec.consumes)
-        ]
+        runtimes = self.registry.all("runtime")
+        return [each for each in runtimes if any(taken.accepts(kind) for taken in each.spec.consumes)]
 
     def _join(
         self, section: StepSection, chosen: Chosen, before: list[PlannedStep], answering: Answering
@@ -311,7 +310,7 @@ def key_of(step: PlannedStep, inputs: Inputs, recipe: Recipe) -> str:
     if step.uses:
         parts["uses"] = [each.counting() for each in step.uses]
     if step.uses or step.chosen.backend.spec.target:
-        parts["target"] = [recipe.target.memory, recipe.target.context]
+        parts["target"] = [recipe.target.memory, recipe.target.context, recipe.target.speed]
     return fingerprint(parts)
 
 

@@ -80,10 +80,8 @@ class Registry:
 
     def all(self, kind: str | None = None) -> list[Backend]:
         """Every backend, or those of one kind, by name."""
-        return sorted(
-            (each for each in self._backends if kind in (None, each.spec.kind)),
-            key=lambda each: (each.spec.kind, each.spec.name, each.distribution),
-        )
+        found = [each for each in self._backends if kind in (None, each.spec.kind)]
+        return sorted(found, key=lambda each: (each.spec.kind, each.spec.name, each.distribution))
 
     def get(self, kind: str, use: str, *, where: str | None = None) -> Backend:
         """The backend that ``use = "name"`` or ``use = "distribution:name"`` means.
@@ -91,9 +89,8 @@ class Registry:
         Raises ``RecipeError``: unknown (with what is installed and what to install), or ambiguous.
         """
         distribution, _, name = use.rpartition(":")
-        fitting = [
-            each for each in self.all(kind) if each.spec.name == name and distribution in ("", each.distribution)
-        ]
+        named = [each for each in self.all(kind) if each.spec.name == name]
+        fitting = [each for each in named if distribution in ("", each.distribution)]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
@@ -197,9 +194,9 @@ class Registry:
         found: list[Backend] = []
         for plugin, spec in self._ask(f"inhouse_{kind.kind}s", {}):
             wrong = _wrong(spec, kind)
-            if not wrong and any(
-                each.spec.name == spec.name and each.distribution == plugin.distribution for each in found
-            ):
+            if not wrong and (spec.name, plugin.distribution) in [
+                (each.spec.name, each.distribution) for each in found
+            ]:
                 wrong = f"declares {kind.kind} {spec.name!r} twice"
             if wrong:
                 self._fail(plugin, wrong)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from attrs import frozen
 
+from inhouse.events import Event
 from inhouse.values import (
     Answer,
     Artifact,
@@ -57,6 +58,10 @@ class Step(Protocol):
 
     def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
         """Says how far it is; cheap, may be dropped. Raises ``Interrupted`` when the run is cancelled."""
+        ...
+
+    def publish(self, event: Event) -> None:
+        """Publishes an event, such as one of the plugin's own (hook ``inhouse_event_types``)."""
         ...
 
     def metric(self, name: str, value: float, *, at: int) -> None:
@@ -158,7 +163,7 @@ class Rounding(Protocol):
 
 
 class Engine(Protocol):
-    """A model held open; a context manager. ``context`` in tokens. Features: grammar, logprobs, stream.
+    """A model held open; a context manager. ``context`` in tokens. Features: grammar, logprobs, distributions, stream.
 
     ``batch`` is how many requests it decodes together at most; of more in one call, some wait.
     """
@@ -188,6 +193,13 @@ class Engine(Protocol):
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Natural log-probability of ids[i] given ids[:i], for i = 1 … n-1 (so n-1 values each)."""
+        ...
+
+    def distributions(self, sequences: Sequence[Sequence[int]]) -> Iterator[Matrix]:
+        """For each sequence the logits after ids[:i], i = 1 … n-1: (n-1, vocabulary), one sequence at a time.
+
+        Only engines with the feature ``distributions`` have it.
+        """
         ...
 
     def memory(self) -> int:

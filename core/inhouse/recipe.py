@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import field, fields, frozen
+from attrs import asdict, field, fields, frozen
 
 from inhouse.errors import RecipeError
 from inhouse.values import Target
@@ -23,6 +23,7 @@ STEPS: Mapping[str, str] = {
     "quantize": "quantizer",
     "knowledge": "indexer",
     "evaluate": "evaluator",
+    "gates": "evaluator",
     "bundle": "packager",
 }
 """The usual steps in their order, and the stage of each."""
@@ -265,15 +266,15 @@ class _Reader:
 
 
 def _target(reader: _Reader, table: dict[str, Any]) -> Target:
-    reader.only(table, [each.name for each in fields(Target)], "target.")
-    usual = Target()
-    memory = parse_size(table.pop("memory", usual.memory), reader.where("target.memory"))
-    context = reader.scalar(table, "context", usual.context, "target.")
-    threads = reader.scalar(table, "threads", usual.threads, "target.")
-    for key, value, least in (("memory", memory, 1), ("context", context, 1), ("threads", threads, 0)):
+    usual = asdict(Target())
+    reader.only(table, usual, "target.")
+    memory = parse_size(table.pop("memory", usual.pop("memory")), reader.where("target.memory"))
+    found = {"memory": memory, **{key: reader.scalar(table, key, value, "target.") for key, value in usual.items()}}
+    for key, value in found.items():
+        least = 1 if key in ("memory", "context") else 0
         if value < least:
             raise RecipeError(f"{value} is below {least}", where=reader.where(f"target.{key}"))
-    return Target(memory, context, threads)
+    return Target(**found)
 
 
 def _extra_step(reader: _Reader, name: str, value: Any) -> StepSection:

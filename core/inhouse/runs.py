@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 from attrs import evolve, frozen
@@ -51,19 +52,13 @@ class OpenRun:
     bus: Bus
     record: RunRecord
 
-    def finish(
-        self,
-        steps: Sequence[StepRecord],
-        seconds: float,
-        *,
-        bundle: str | None = None,
-        report: str | None = None,
-        error: str | None = None,
-    ) -> RunRecord:
-        """Writes the record. The peak is that of the hungriest step, cached ones as they were made."""
+    def finish(self, steps: Sequence[StepRecord], seconds: float, **ended: str | None) -> RunRecord:
+        """Writes the record; ``ended`` are its bundle, report and error. The peak is that of the hungriest step, cached
+        ones as they were made.
+        """
         peak = max((each.peak_memory_bytes for each in steps), default=0)
-        ended = evolve(self.record, steps=tuple(steps), seconds=seconds, peak_memory_bytes=peak)
-        record = evolve(ended, bundle=bundle, report=report, error=error)
+        facts: dict[str, Any] = {"steps": tuple(steps), "seconds": seconds, "peak_memory_bytes": peak}
+        record = evolve(self.record, **facts, **ended)
         write_text(self.folder / "run.json", codec.dumps(record, indent=1))
         return record
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from inhouse import codec
 from inhouse.bus import Bus
 from inhouse.errors import Interrupted, RecipeError
-from inhouse.events import MetricMeasured, Noticed, StepProgressed
+from inhouse.events import Event, MetricMeasured, Noticed, StepProgressed
 from inhouse.plan import PlannedStep
 from inhouse.protocols import Services
 from inhouse.recipe import Recipe
@@ -72,6 +72,10 @@ class RunningStep:
         if now - self._told >= _EVERY or done >= total > 0:
             self._told = now
             self._bus.publish(StepProgressed(self.name, done, total, unit, note))
+
+    def publish(self, event: Event) -> None:
+        """Tells everybody a fact."""
+        self._bus.publish(event)
 
     def metric(self, name: str, value: float, *, at: int) -> None:
         """Publishes one measured value."""

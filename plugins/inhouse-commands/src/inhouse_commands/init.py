@@ -43,6 +43,9 @@ tools = ["search_knowledge"]
 [agent.react]
 system = "system.txt"
 
+[gates]
+use = "gates"                # the quantised model fits [target] and is still the tuned one, or the run ends
+
 [bundle]
 use = "folder"
 """,

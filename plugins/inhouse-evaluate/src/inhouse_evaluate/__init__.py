@@ -9,6 +9,9 @@ from attrs import field, frozen, validators
 
 from inhouse import EvaluatorSpec, Input, hookimpl
 
+ROLES = ("base", "tuned", "quantized", "other")
+"""The first model of a run, the last one that was trained, the one of the step `quantize`, further quantised ones."""
+
 
 @frozen
 class TasksOptions:
@@ -19,6 +22,11 @@ class TasksOptions:
         default=None, metadata={"help": "JSON lines of dialogues that an untuned model is shown first"}
     )
     few_shot_tuned: bool = field(default=False, metadata={"help": "show them to tuned models too"})
+    roles: tuple[str, ...] = field(
+        default=ROLES,
+        validator=validators.deep_iterable(validators.in_(ROLES)),
+        metadata={"help": f"which models are measured: {', '.join(ROLES)}"},
+    )
     batch: int | None = field(
         default=None,
         validator=validators.optional(validators.gt(0)),

@@ -60,7 +60,7 @@ class TasksEvaluator:
         Results of a model are kept as soon as it is done: a killed evaluation goes on with the next.
         """
         material = self._load(chat)
-        compared = candidates(models)
+        compared = [each for each in candidates(models) if each.role in self.options.roles]
         counter = _Counter(step, len(compared) * len(material.tasks))
         agent = step.services.agent(knowledge)
         measured: list[tuple[Candidate, dict[str, Json]]] = []

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from inhouse.errors import EngineError
 from inhouse.values import Completion, Message, Request
@@ -20,7 +25,7 @@ class LlamaCppEngine:
         self._closed = False
         self.context = context
         self.batch = batch
-        self.features = frozenset({"grammar", "logprobs", "stream"})
+        self.features = frozenset({"grammar", "logprobs", "distributions", "stream"})
 
     @property
     def pid(self) -> int:
@@ -49,6 +54,17 @@ class LlamaCppEngine:
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Natural log-probability of ids[i] given ids[:i], i = 1 … n-1."""
         return list(self._call("logprobs", sequences=[[int(token) for token in each] for each in sequences]))
+
+    def distributions(self, sequences: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
+        """Logits after ids[:i], i = 1 … n-1, of one sequence after the other: (n-1, vocabulary).
+
+        The child hands them over in a file of the system's temporary folder.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            for ids in sequences:
+                path = Path(folder) / "logits.f32"
+                width = self._call("distribution", sequence=[int(token) for token in ids], file=str(path))
+                yield np.fromfile(path, np.float32).reshape(-1, width)
 
     def memory(self) -> int:
         """Bytes that the child holds now (PSS on Linux)."""

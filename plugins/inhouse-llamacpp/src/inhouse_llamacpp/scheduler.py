@@ -13,7 +13,7 @@ from inhouse.errors import RecipeError
 from inhouse_llamacpp.cache import Cache, Slot, common_prefix
 from inhouse_llamacpp.job import Job
 from inhouse_llamacpp.native import BATCH, Context, Model, Row
-from inhouse_llamacpp.score import score
+from inhouse_llamacpp.score import score, write_distribution
 
 WORTH_WAITING = 32
 """Tokens of a prefix that another request is decoding for which a request waits instead of computing them."""
@@ -91,12 +91,19 @@ class Scheduler:
 
     def score(self, sequences: Sequence[Sequence[int]], tick: Callable[[], None]) -> list[list[float]]:
         """Log-probabilities, see ``score``; only while nothing runs. The slots' tokens go when room is needed."""
+        self._make_room(max((len(each) for each in sequences), default=0))
+        return score(self.cache.context, len(self.cache.slots), sequences, tick)
+
+    def write_distribution(self, ids: Sequence[int], path: str, tick: Callable[[], None]) -> None:
+        """Logits into a file, see ``score``; only while nothing runs."""
+        self._make_room(len(ids))
+        write_distribution(self.cache.context, len(self.cache.slots), ids, path, tick)
+
+    def _make_room(self, tokens: int) -> None:
         cache = self.cache
-        longest = max((len(each) for each in sequences), default=0)
         for slot in sorted(cache.slots, key=lambda slot: slot.used_at):
-            if cache.context.cells - cache.used < longest:
+            if cache.context.cells - cache.used < tokens:
                 cache.truncate(slot, 0)
-        return score(cache.context, len(cache.slots), sequences, tick)
 
     def statistics(self) -> dict[str, int]:
         """Tokens decoded so far, cells of the cache, cells in use."""

@@ -1,8 +1,9 @@
-"""Log-probabilities of given tokens."""
+"""Log-probabilities of given tokens, and whole distributions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +35,32 @@ def score(
         known = max(0, common_prefix(before, ids) - 1)
         context.truncate(sequence, known)
         values = results[-1][:known] if known else []
-        for start in range(known, len(ids) - 1, OUTPUTS):
-            chunk = ids[start : min(start + OUTPUTS, len(ids) - 1)]
-            logits = context.decode([Row(token, start + i, sequence, True) for i, token in enumerate(chunk)])
+        for start, logits in _pieces(context, sequence, ids, known):
             tick()
-            following = np.array(ids[start + 1 : start + 1 + len(chunk)])
+            following = np.array(ids[start + 1 : start + 1 + len(logits)])
             values.extend(float(each) for each in log_softmax_at(logits, following))
         before = ids
         results.append(values)
     context.truncate(sequence, 0)
     return results
+
+
+def write_distribution(
+    context: Context, sequence: int, ids: Sequence[int], path: str, tick: Callable[[], None]
+) -> None:
+    """Writes the logits after ids[:i], i = 1 … n-1, to ``path``: float32, row by row."""
+    context.truncate(sequence, 0)
+    with Path(path).open("wb") as file:
+        for _, logits in _pieces(context, sequence, ids, 0):
+            logits.tofile(file)
+            tick()
+    context.truncate(sequence, 0)
+
+
+def _pieces(
+    context: Context, sequence: int, ids: Sequence[int], known: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """(first place, logits of it and those that follow) of ``ids`` from ``known`` on, without the last."""
+    for start in range(known, len(ids) - 1, OUTPUTS):
+        chunk = ids[start : min(start + OUTPUTS, len(ids) - 1)]
+        yield start, context.decode([Row(token, start + i, sequence, True) for i, token in enumerate(chunk)])

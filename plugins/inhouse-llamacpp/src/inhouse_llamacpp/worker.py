@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from attrs import define
@@ -84,7 +85,7 @@ class Server:
             threads=setup["threads"],
         )
         self.calls: list[Call] = []
-        self.scores: list[tuple[int, list[list[int]]]] = []
+        self.scores: list[tuple[int, Callable[[], Any]]] = []
 
     def handle(self, message: Mapping[str, Any]) -> None:
         """Starts one call; quick ones are answered at once."""
@@ -93,7 +94,9 @@ class Server:
             if op in ("generate", "stream"):
                 self._generate(number, message["requests"], stream=op == "stream")
             elif op == "logprobs":
-                self.scores.append((number, self._scorable(message["sequences"])))
+                self._scoring(number, message["sequences"], self.scheduler.score)
+            elif op == "distribution":
+                self._scoring(number, [message["sequence"]], partial(self._write_distribution, message["file"]))
             elif op == "cancel":
                 self._cancel(message["call"])
             elif op == "render":
@@ -123,10 +126,9 @@ class Server:
             self._answer()
             return True
         if self.scores:
-            number, sequences = self.scores[0]
-            del self.scores[0]
+            number, score = self.scores.pop(0)
             try:
-                self.mouth.say(id=number, result=self.scheduler.score(sequences, self.mouth.alive))
+                self.mouth.say(id=number, result=score())
             except Exception as error:
                 self.mouth.say(id=number, error=as_data(_unforeseen(error)))
             return True
@@ -157,13 +159,18 @@ class Server:
             emit=(lambda text: self.mouth.say(id=number, piece=text)) if stream else None,
         )
 
-    def _scorable(self, sequences: list[list[int]]) -> list[list[int]]:
+    def _scoring(self, number: int, sequences: list[list[int]], score: Callable[..., Any]) -> None:
+        """Puts sequences in the queue of those to score; ``score`` takes them and a sign of life."""
         longest = max((len(each) for each in sequences), default=0)
         if longest > self.scheduler.context:
             raise RecipeError(f"a sequence to score has {longest} tokens, the context only {self.scheduler.context}")
         if any(not 0 <= token < self.model.tokens for each in sequences for token in each):
             raise RecipeError(f"token ids to score must be 0 to {self.model.tokens - 1}")
-        return sequences
+        self.scores.append((number, partial(score, sequences, self.mouth.alive)))
+
+    def _write_distribution(self, path: str, sequences: list[list[int]], tick: Callable[[], None]) -> int:
+        self.scheduler.write_distribution(sequences[0], path, tick)
+        return self.model.tokens
 
     def _answer(self) -> None:
         """Answers the calls whose jobs have all ended."""

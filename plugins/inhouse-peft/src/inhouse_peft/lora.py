@@ -25,6 +25,7 @@ from inhouse_torch.packing import Sample
 from inhouse_torch.patch import Patched
 from inhouse_torch.precision import compute_dtype
 from inhouse_torch.report import telling
+from inhouse_torch.schedule import steps_in_epoch
 
 from . import Lora
 from .adapter import add_adapter, merge, save_adapter
@@ -190,7 +191,8 @@ class LoraTrainer:
         rounded = step.service("quantization_aware").open(base.path) if aware else None  # refuses before any work
         settings = Settings.of(options)
         fitting = partial(fit, task, settings, seed=step.seed, folder=step.checkpoints, keep=aware)
-        progress = telling(step, lambda tell: fitting(tell=tell))
+        more = steps_in_epoch(len(train), options.batch_size) * options.quantization_aware_epochs if aware else 0
+        progress = telling(step, lambda tell: fitting(tell=tell), more=more)
         task.close()
         if rounded is not None:
             weights = RoundedModel(tuned.get_base_model(), rounded, stored_dtype(base.path))

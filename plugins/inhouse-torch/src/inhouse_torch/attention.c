@@ -6,12 +6,14 @@
    threads. */
 #ifdef __AVX512BF16__
 #include <immintrin.h>
+#include <omp.h>
 #include "elements.h"
 
-enum { TILE = 4, BLOCK = 32, PARTS = 4 };
+enum { TILE = 4, BLOCK = 32 };
 
 typedef struct {
   int64_t heads, kv_heads, size, stride_q, stride_k, stride_v; /* strides: from token to token */
+  int64_t parts; /* groups of segments that the gradients of a prefix are summed over before those sums are */
   int64_t prefix, count, begins[]; /* count + 1 borders of segments, the prefix among them */
 } Layout;
 
@@ -19,7 +21,8 @@ typedef struct { /* the tables of the rotary embedding, (tokens, size), or none 
   const float *cosine, *sine;
 } Rotary;
 
-typedef uint32_t pair; /* two bf16 that follow each other on the side that is summed over */
+/* two bf16 that follow each other on the side that is summed over; written as bf16, read as pairs */
+typedef uint32_t __attribute__((may_alias)) pair;
 
 static long up(long n, long to) { return (n + to - 1) / to * to; }
 
@@ -48,7 +51,8 @@ static inline __attribute__((always_inline)) void tile(const int width, float *c
 }
 
 /* c (m, n), rows `next` apart, (+)= a b: pair s of row i of a at a[i * row + s * step], b (depth, n) with rows `size`
-   apart; m is rounded up to TILE, n a multiple of 16 */
+   apart. n is a multiple of 16, and m is rounded up to TILE: what lies in a's rows past m goes to c's rows past m, so
+   those of c are either never read or a is zero there. */
 static void product(float *c, long next, const pair *a, long row, long step, const pair *b, long size, long m, long n,
                     long depth, int add) {
   for (long j = 0; j < n; j += 64)
@@ -67,8 +71,16 @@ static void fetch(const bf16 *from, long stride, long first, long rows, long siz
   for (long i = 0; i < rows; i++) {
     const bf16 *x = from + (first + i) * stride;
     bf16 *y = to + i * size;
-    if (tables.cosine) rotate_row(x, tables.cosine + (first + i) * size, tables.sine + (first + i) * size, y, size, 1.f);
-    else memcpy(y, x, size * sizeof(bf16));
+    if (tables.cosine) {
+      const float *c = tables.cosine + (first + i) * size, *s = tables.sine + (first + i) * size;
+      long half = size / 2;
+#pragma omp simd
+      for (long d = 0; d < half; d++) {
+        float a = wide(x[d]), b = wide(x[d + half]);
+        y[d] = narrow(a * c[d] - b * s[d]);
+        y[d + half] = narrow(b * c[d + half] + a * s[d + half]);
+      }
+    } else memcpy(y, x, size * sizeof(bf16));
   }
 }
 
@@ -158,17 +170,18 @@ static void slope(float *scores, float *grads, long seen, long all, float scale,
 #pragma omp simd
   for (long j = 0; j < full; j++) scores[j] = exponential(scores[j] * scale - sum);
   memset(scores + seen, 0, (all - seen) * sizeof(float));
-  memset(grads + seen, 0, (all - seen) * sizeof(float));
+  memset(grads + seen, 0, (full - seen) * sizeof(float));
   for (long j = 0; j < full; j += 16)
     dots = _mm512_fmadd_ps(_mm512_loadu_ps(scores + j), _mm512_loadu_ps(grads + j), dots);
   float dot = _mm512_reduce_add_ps(dots);
 #pragma omp simd
   for (long j = 0; j < full; j++) grads[j] = scores[j] * (grads[j] - dot) * scale;
-  narrow_row(grads, full, to);
-  memset(to + full, 0, (all - full) * sizeof(bf16));
+  memset(grads + seen, 0, (all - seen) * sizeof(float));
+  narrow_row(grads, all, to);
 }
 
-/* What a segment sees: the first `shared` tokens, then its own `length` from `begin` on; row i sees before + i + 1. */
+/* What a segment sees: the first `shared` tokens, then its own `length` from `begin` on, `keys` in all; its row i sees
+   the first before + i + 1 of them. The prefix is a segment too: all its keys are shared, none comes before it. */
 typedef struct { long begin, length, shared, before, keys; } Segment;
 
 static Segment segment(const Layout *of, long n) {
@@ -191,71 +204,79 @@ static long most_keys(const Layout *of) {
   return up(most, 16);
 }
 
+/* What one thread works with. Matrices of pairs are named by the side that their pairs follow. */
+typedef struct {
+  bf16 *rows, *queries, *grads, *weights;
+  pair *keys_across, *keys_down, *values_across, *values_down, *queries_down, *grads_down, *weights_down, *slopes_down;
+  float *scores, *grad_scores, *found, *grad_k, *grad_v;
+} Work;
+
 static void *take(char **at, long bytes) {
   void *found = *at;
   *at += up(bytes, 64);
   return found;
 }
 
+/* Lays the matrices out from `at` on, which is 64-byte aligned; gives the end. */
+static char *lay_out(Work *w, char *at, long keys, long size, int backward) {
+  long all = keys * size, own = BLOCK * size, block = BLOCK * keys;
+  w->rows = take(&at, all * 2), w->keys_across = take(&at, all * 2);
+  w->queries = take(&at, own * 2), w->found = take(&at, own * 4);
+  w->scores = take(&at, block * 4), w->weights = take(&at, block * 2);
+  if (!backward) {
+    w->values_down = take(&at, all * 2);
+    return at;
+  }
+  w->keys_down = take(&at, all * 2), w->values_across = take(&at, all * 2);
+  w->grad_k = take(&at, all * 4), w->grad_v = take(&at, all * 4);
+  w->grads = take(&at, own * 2), w->queries_down = take(&at, own * 2), w->grads_down = take(&at, own * 2);
+  w->grad_scores = take(&at, block * 4), w->weights_down = take(&at, block * 2), w->slopes_down = take(&at, block * 2);
+  return at;
+}
+
+/* bytes that one thread needs; `work` below is as many for each thread */
+long attend_work(const Layout *of, int backward) {
+  Work w;
+  return lay_out(&w, 0, most_keys(of), of->size, backward) - (char *)0;
+}
+
 void attend(const bf16 *q, const bf16 *k, const bf16 *v, const float *cosine, const float *sine, bf16 *out, float *sums,
-            const Layout *of, float scale) {
-  long size = of->size, group = of->heads / of->kv_heads, keys = most_keys(of);
+            char *work, const Layout *of, float scale) {
+  long size = of->size, group = of->heads / of->kv_heads, keys = most_keys(of), bytes = attend_work(of, 0);
   Rotary tables = {cosine, sine}, none = {0, 0};
 #pragma omp parallel
   {
-    char *work = aligned_alloc(64, up(2 * keys * size * 4 + BLOCK * (keys * 6 + size * 6) + 1024, 64)), *at = work;
-    bf16 *rows = take(&at, keys * size * 2), *queries = take(&at, BLOCK * size * 2), *weights = take(&at, BLOCK * keys * 2);
-    pair *keys_across = take(&at, keys * size * 2), *values_down = take(&at, keys * size * 2);
-    float *scores = take(&at, BLOCK * keys * 4), *found = take(&at, BLOCK * size * 4);
+    Work w;
+    lay_out(&w, work + bytes * omp_get_thread_num(), keys, size, 0);
 #pragma omp for schedule(dynamic)
     for (long task = 0; task < of->count * of->kv_heads; task++) {
       Segment s = segment(of, task / of->kv_heads);
       long kv = task % of->kv_heads;
-      fetch_keys(k + kv * size, of->stride_k, s, size, tables, rows);
-      across(rows, s.keys, size, keys_across, keys);
-      fetch_keys(v + kv * size, of->stride_v, s, size, none, rows);
-      down(rows, s.keys, size, values_down);
+      fetch_keys(k + kv * size, of->stride_k, s, size, tables, w.rows);
+      across(w.rows, s.keys, size, w.keys_across, keys);
+      fetch_keys(v + kv * size, of->stride_v, s, size, none, w.rows);
+      down(w.rows, s.keys, size, w.values_down);
       for (long h = kv * group; h < (kv + 1) * group; h++)
         for (long first = 0; first < s.length; first += BLOCK) {
           long count = s.length - first < BLOCK ? s.length - first : BLOCK, token = s.begin + first;
           long seen = s.before + first + count, all = up(seen, 16);
-          fetch(q + h * size, of->stride_q, token, count, size, tables, queries);
-          product(scores, keys, (pair *)queries, size / 2, 1, keys_across, keys, count, all, size / 2, 0);
+          fetch(q + h * size, of->stride_q, token, count, size, tables, w.queries);
+          product(w.scores, keys, (pair *)w.queries, size / 2, 1, w.keys_across, keys, count, all, size / 2, 0);
           float shares[BLOCK];
           for (long i = 0; i < count; i++) {
-            float top, sum = weigh(scores + i * keys, s.before + first + i + 1, all, scale, weights + i * keys, &top);
+            float top, sum = weigh(w.scores + i * keys, s.before + first + i + 1, all, scale, w.weights + i * keys, &top);
             sums[(token + i) * of->heads + h] = top + logf(sum);
             shares[i] = 1.f / sum;
           }
-          product(found, size, (pair *)weights, keys / 2, 1, values_down, size, count, size, up(seen, 2) / 2, 0);
+          product(w.found, size, (pair *)w.weights, keys / 2, 1, w.values_down, size, count, size, up(seen, 2) / 2, 0);
           for (long i = 0; i < count; i++) {
             bf16 *to = out + ((token + i) * of->heads + h) * size;
 #pragma omp simd
-            for (long d = 0; d < size; d++) to[d] = narrow(found[i * size + d] * shares[i]);
+            for (long d = 0; d < size; d++) to[d] = narrow(w.found[i * size + d] * shares[i]);
           }
         }
     }
-    free(work);
   }
-}
-
-/* What one thread works with. Matrices of pairs are named by the side that their pairs follow. */
-typedef struct {
-  bf16 *rows, *queries, *grads, *slopes;
-  pair *keys_across, *keys_down, *values_across, *queries_down, *grads_down, *weights_down, *slopes_down;
-  float *scores, *grad_scores, *found, *grad_k, *grad_v;
-} Work;
-
-static char *make_work(Work *w, long keys, long size) {
-  long block = BLOCK * keys, own = BLOCK * size, all = keys * size;
-  char *work = aligned_alloc(64, up(all * 16 + own * 12 + block * 14 + 4096, 64)), *at = work;
-  w->rows = take(&at, all * 2), w->keys_across = take(&at, all * 2), w->keys_down = take(&at, all * 2);
-  w->values_across = take(&at, all * 2), w->grad_k = take(&at, all * 4), w->grad_v = take(&at, all * 4);
-  w->queries = take(&at, own * 2), w->grads = take(&at, own * 2), w->queries_down = take(&at, own * 2);
-  w->grads_down = take(&at, own * 2), w->found = take(&at, own * 4);
-  w->slopes = take(&at, block * 2), w->weights_down = take(&at, block * 2), w->slopes_down = take(&at, block * 2);
-  w->scores = take(&at, block * 4), w->grad_scores = take(&at, block * 4);
-  return work;
 }
 
 /* Adds what the block's rows give to the gradients of keys and values; leaves that of the queries in w->found. */
@@ -265,29 +286,29 @@ static void block_backward(Work *w, long keys, long size, long before, long coun
   product(w->grad_scores, keys, (pair *)w->grads, size / 2, 1, w->values_across, keys, count, all, size / 2, 0);
   for (long i = 0; i < even; i++)
     slope(w->scores + i * keys, w->grad_scores + i * keys, i < count ? before + i + 1 : 0, all, scale, sums[i],
-          w->slopes + i * keys);
+          w->weights + i * keys);
   for (long i = 0; i < even; i += 2) {
     join(w->scores + i * keys, w->scores + (i + 1) * keys, all, w->weights_down + i / 2 * keys);
     join(w->grad_scores + i * keys, w->grad_scores + (i + 1) * keys, all, w->slopes_down + i / 2 * keys);
   }
   down(w->queries, count, size, w->queries_down);
   down(w->grads, count, size, w->grads_down);
-  product(w->found, size, (pair *)w->slopes, keys / 2, 1, w->keys_down, size, count, size, up(seen, 2) / 2, 0);
+  product(w->found, size, (pair *)w->weights, keys / 2, 1, w->keys_down, size, count, size, up(seen, 2) / 2, 0);
   product(w->grad_v, size, w->weights_down, 1, keys, w->grads_down, size, seen, size, even / 2, 1);
   product(w->grad_k, size, w->slopes_down, 1, keys, w->queries_down, size, seen, size, even / 2, 1);
 }
 
-/* parts (PARTS, kv_heads, 2, prefix, size), zero: sums for the prefix over as many groups of segments */
+/* parts (of->parts, kv_heads, 2, prefix, size), zero: the gradients of a prefix by groups of segments */
 void attend_backward(const bf16 *q, const bf16 *k, const bf16 *v, const float *cosine, const float *sine,
                      const float *sums, const bf16 *grad, bf16 *grad_q, bf16 *grad_k, bf16 *grad_v, float *parts,
-                     const Layout *of, float scale) {
+                     char *work, const Layout *of, float scale) {
   long size = of->size, group = of->heads / of->kv_heads, keys = most_keys(of), heads = of->heads, kv_heads = of->kv_heads;
-  long groups = of->prefix ? PARTS : of->count, shared = of->prefix * size;
+  long groups = of->prefix ? of->parts : of->count, shared = of->prefix * size, bytes = attend_work(of, 1);
   Rotary tables = {cosine, sine}, none = {0, 0};
 #pragma omp parallel
   {
     Work w;
-    char *work = make_work(&w, keys, size);
+    lay_out(&w, work + bytes * omp_get_thread_num(), keys, size, 1);
 #pragma omp for schedule(dynamic)
     for (long task = 0; task < groups * kv_heads; task++) {
       long part = task / kv_heads, kv = task % kv_heads;
@@ -304,11 +325,11 @@ void attend_backward(const bf16 *q, const bf16 *k, const bf16 *v, const float *c
         for (long h = kv * group; h < (kv + 1) * group; h++)
           for (long first = 0; first < s.length; first += BLOCK) {
             long count = s.length - first < BLOCK ? s.length - first : BLOCK, token = s.begin + first;
-            float own[BLOCK + 1] = {0};
-            for (long i = 0; i < count; i++) own[i] = sums[(token + i) * heads + h];
+            float log_sums[BLOCK] = {0};
+            for (long i = 0; i < count; i++) log_sums[i] = sums[(token + i) * heads + h];
             fetch(q + h * size, of->stride_q, token, count, size, tables, w.queries);
             fetch(grad + h * size, heads * size, token, count, size, none, w.grads);
-            block_backward(&w, keys, size, s.before + first, count, scale, own);
+            block_backward(&w, keys, size, s.before + first, count, scale, log_sums);
             deliver(w.found, token, count, size, tables, grad_q + h * size, heads * size);
           }
         for (long d = 0; d < s.shared * size; d++) shared_k[d] += w.grad_k[d], shared_v[d] += w.grad_v[d];
@@ -317,11 +338,10 @@ void attend_backward(const bf16 *q, const bf16 *k, const bf16 *v, const float *c
         deliver(w.grad_v + s.shared * size, s.begin, own, size, none, grad_v + kv * size, kv_heads * size);
       }
     }
-    free(work);
 #pragma omp for schedule(static)
     for (long kv = 0; kv < kv_heads * (of->prefix > 0); kv++) {
       float *sum_k = parts + kv * 2 * shared, *sum_v = sum_k + shared;
-      for (long part = 1; part < PARTS; part++)
+      for (long part = 1; part < of->parts; part++)
         for (long d = 0; d < 2 * shared; d++) sum_k[d] += parts[(part * kv_heads + kv) * 2 * shared + d];
       deliver(sum_k, 0, of->prefix, size, tables, grad_k + kv * size, kv_heads * size);
       deliver(sum_v, 0, of->prefix, size, none, grad_v + kv * size, kv_heads * size);

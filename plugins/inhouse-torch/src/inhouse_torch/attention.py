@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inhouse.errors import StepError
 
-from .flash import flash_attention, flash_kernel
+from .flash import flash_attention, flash_fits
 from .packing import Segments
 from .precision import autocast_dtype
 from .varlen import attend, varlen_kernel
@@ -208,7 +208,7 @@ def segment_attention(
     tokens. Returns (T, H, D), under autocast in its format.
     """
     q, k, v = (each.to(autocast_dtype(each)) for each in (q, k, v))
-    if window is None and flash_kernel(q, k, v) is not None:
+    if window is None and flash_fits(q, k, v):
         return flash_attention(q, k, v, segments, scale=scale, rotary=rotary)
     cos, sin = (each.to(q.dtype) for each in rotary) if rotary is not None else (None, None)
     varlen = varlen_kernel(v.device, v.dtype, v.shape[-1])

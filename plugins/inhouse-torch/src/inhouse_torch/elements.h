@@ -31,14 +31,3 @@ static inline float exponential(float x) { /* 2^n times a polynomial; 2e-7 off, 
   memcpy(&power, &bits, 4);
   return p * power;
 }
-
-/* rotary embedding of one head in the half-split layout; sign -1 is its inverse */
-static inline void rotate_row(const bf16 *x, const float *cosine, const float *sine, bf16 *to, long size, float sign) {
-  long half = size / 2;
-#pragma omp simd
-  for (long j = 0; j < half; j++) {
-    float a = wide(x[j]), b = wide(x[j + half]);
-    to[j] = narrow(a * cosine[j] - sign * b * sine[j]);
-    to[j + half] = narrow(b * cosine[j + half] + sign * a * sine[j + half]);
-  }
-}

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .native import call, library
 from .packing import Segments
 
 _PARTS = 4
-"""Groups of segments that the gradients of a prefix are summed over before those sums are; as in ``attention.c``."""
+"""Groups of segments that work side by side on the gradients of a prefix; a fixed number, so that the sums have an
+order that does not depend on the number of threads."""
 
 Tables = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary embedding, each (T, D)."""
 
 
-def flash_kernel(q: Tensor, k: Tensor, v: Tensor) -> Any:
-    """The library whose ``attend`` computes these, or None."""
-    fits = all(each.dtype == torch.bfloat16 and each.device.type == "cpu" for each in (q, k, v))
-    if not fits or q.shape[2] % 16 or not len(q):
-        return None
+def flash_fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether :func:`flash_attention` computes these: bf16 on a CPU with AVX512-BF16, all of one head size."""
+    alike = all(each.dtype == torch.bfloat16 and each.device.type == "cpu" for each in (q, k, v))
+    if not alike or not len(q) or q.shape[2] % 16 or not q.shape[2] == k.shape[2] == v.shape[2]:
+        return False
     found = library()
-    return found if found is not None and hasattr(found, "attend") else None
+    return found is not None and hasattr(found, "attend")
 
 
 class _Flash(torch.autograd.Function):
@@ -39,22 +44,31 @@ class _Flash(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         q, k, v = (_rows(each) for each in (q, k, v))
-        layout = _layout(q, k, v, segments)
-        out = torch.empty(q.shape, dtype=q.dtype)
-        sums = torch.empty(q.shape[:2], dtype=torch.float32)
-        call(library().attend, q, k, v, cos, sin, out, sums, layout, scale)
+        layout = _layout(segments, (q.shape[1], k.shape[1], q.shape[2], q.stride(0), k.stride(0), v.stride(0)))
+        out, sums = _empty(q.shape), _empty(q.shape[:2], torch.float32)
+        call(library().attend, q, k, v, cos, sin, out, sums, _work(layout, backward=False), layout, scale)
         ctx.save_for_backward(q, k, v, cos, sin, sums, layout)
         ctx.prefix, ctx.scale = segments.prefix, scale
         return out
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, cos, sin, sums, layout = ctx.saved_tensors
-        found = [torch.empty(each.shape, dtype=each.dtype) for each in (q, k, v)]
-        parts = torch.zeros(_PARTS, k.shape[1], 2, ctx.prefix, k.shape[2])
+        found = [_empty(each.shape) for each in (q, k, v)]
+        parts = _empty((_PARTS, k.shape[1], 2, ctx.prefix, k.shape[2]), torch.float32).zero_()
         inputs = (q, k, v, cos, sin, sums, grad.contiguous())
-        call(library().attend_backward, *inputs, *found, parts, layout, ctx.scale)
+        call(library().attend_backward, *inputs, *found, parts, _work(layout, backward=True), layout, ctx.scale)
         return (*found, None, None, None, None)
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="cpu")
+
+
+def _work(layout: Tensor, *, backward: bool) -> Tensor:
+    """What the threads work in; torch says where there is no room for it."""
+    return _empty((torch.get_num_threads() * library().attend_work(layout.data_ptr(), backward),), torch.uint8)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -63,20 +77,25 @@ def _rows(x: Tensor) -> Tensor:
     return x if dense else x.contiguous()
 
 
-def _layout(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+@lru_cache(maxsize=64)
+def _layout(segments: Segments, sizes: tuple[int, ...]) -> Tensor:
     """``Layout`` of ``attention.c``."""
-    borders = [0]
-    for length in ((segments.prefix,) if segments.prefix else ()) + tuple(segments.lengths):
-        borders.append(borders[-1] + length)
-    strides = [each.stride(0) for each in (q, k, v)]
-    sizes = [q.shape[1], k.shape[1], q.shape[2], *strides, segments.prefix, len(borders) - 1]
-    return torch.tensor(sizes + borders, dtype=torch.int64)
+    lengths = (segments.prefix, *segments.lengths) if segments.prefix else segments.lengths
+    borders = [0, *accumulate(lengths)]
+    told = [*sizes, _PARTS, segments.prefix, len(lengths), *borders]
+    return torch.tensor(told, dtype=torch.int64, device="cpu")
 
 
 def flash_attention(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, scale: float, rotary: Tables | None
 ) -> Tensor:
-    """As :func:`inhouse_torch.attention.segment_attention`, where :func:`flash_kernel` gives a library."""
+    """As :func:`inhouse_torch.attention.segment_attention`, where :func:`flash_fits`; ``scale`` is above 0.
+
+    Raises ``ValueError`` for segments that are not all of the tokens, and tables that are not for each of them.
+    """
     cos, sin = (each.float().contiguous() for each in rotary) if rotary is not None else (None, None)
+    wanted = (segments.total, q.shape[2])
+    if not segments.total == len(q) == len(k) == len(v) or any(t is not None and t.shape != wanted for t in (cos, sin)):
+        raise ValueError(f"{segments.total} tokens in segments, queries {tuple(q.shape)}, keys {tuple(k.shape)}")
     out: Tensor = _Flash.apply(q, k, v, cos, sin, segments, scale)  # type: ignore[no-untyped-call]
     return out

@@ -25,8 +25,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "slopes": [_POINTER] * 3 + [_COUNT] * 2,
 }
 _WITH_AVX512_BF16: dict[str, list[Any]] = {
-    "attend": [_POINTER] * 8 + [_FLOAT],
-    "attend_backward": [_POINTER] * 12 + [_FLOAT],
+    "attend": [_POINTER] * 9 + [_FLOAT],
+    "attend_backward": [_POINTER] * 13 + [_FLOAT],
 }
 
 
@@ -56,6 +56,8 @@ def library() -> Any:
     for each, types in {**_SIGNATURES, **more_here}.items():
         function = getattr(found, each)
         function.argtypes, function.restype = types, None
+    if more_here:
+        found.attend_work.argtypes, found.attend_work.restype = [_POINTER, ctypes.c_int], _COUNT
     return found
 
 

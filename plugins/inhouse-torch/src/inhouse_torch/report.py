@@ -17,13 +17,14 @@ def telling(
     also: Callable[[Moment], None] | None = None,
     *,
     after: int = 0,
+    more: int = 0,
     prefix: str = "",
 ) -> Progress:
     """Runs ``fit`` with a listener that publishes progress, loss, learning rate and held-out loss, and ``also``.
 
-    ``after`` is the number of steps of a training that this one goes on from. Notes with the artifact, each with
-    ``prefix`` before it: ``steps``, ``final_loss``, ``best_heldout_loss``, ``best_step``,
-    ``heldout_losses``, ``stopped_early`` and ``train_seconds`` (of this process; less after a resume).
+    ``after`` is the number of steps of a training that this one goes on from, ``more`` of one that follows. Notes
+    with the artifact, each with ``prefix`` before it: ``steps``, ``final_loss``, ``best_heldout_loss``,
+    ``best_step``, ``heldout_losses``, ``stopped_early`` and ``train_seconds`` (of this process; less after a resume).
     """
     start = time.monotonic()
 
@@ -34,7 +35,7 @@ def telling(
         if moment.heldout is not None:
             step.metric("heldout_loss", moment.heldout, at=at)
         note = f"loss {moment.loss:.3f}" + (f", held out {moment.heldout:.3f}" if moment.heldout is not None else "")
-        step.progress(at, after + moment.total, unit="step", note=note)
+        step.progress(at, after + moment.total + more, unit="step", note=note)
         if also is not None:
             also(moment)
 

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 import torch
 from jinja2 import TemplateError
+from numpy.typing import NDArray
 
 from inhouse.errors import EngineError, RecipeError
 from inhouse.values import Completion, Message, Request
@@ -20,7 +22,7 @@ from inhouse_transformers.decode import Row, decode
 from inhouse_transformers.forward import Forward
 from inhouse_transformers.load import Loaded, load
 from inhouse_transformers.memory import give_back
-from inhouse_transformers.score import logprobs
+from inhouse_transformers.score import distribution, logprobs
 
 
 class TransformersRuntime:
@@ -48,7 +50,7 @@ class TransformersRuntime:
 class TransformersEngine:
     """A model held open in this process. One call at a time; others wait."""
 
-    features = frozenset({"logprobs", "stream"})
+    features = frozenset({"logprobs", "distributions", "stream"})
 
     def __init__(self, loaded: Loaded, options: Options, *, context: int, threads: int = 0) -> None:
         self.context = context
@@ -114,11 +116,22 @@ class TransformersEngine:
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Natural log-probability of ids[i] given ids[:i], for i = 1 … n-1, from float32 logits."""
+        self._fitting(sequences)
+        with self._working():
+            return logprobs(self._forward, sequences, max_batch=self._options.max_batch)
+
+    def distributions(self, sequences: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
+        """Logits after ids[:i], i = 1 … n-1, of one sequence after the other: (n-1, vocabulary)."""
+        self._fitting(sequences)
+        for ids in sequences:
+            with self._working():
+                found = distribution(self._forward, ids)
+            yield found.numpy()
+
+    def _fitting(self, sequences: Sequence[Sequence[int]]) -> None:
         longest = max((len(ids) for ids in sequences), default=0)
         if longest > self.context:
             raise RecipeError(f"a sequence of {longest} tokens exceeds the context of {self.context}")
-        with self._working():
-            return logprobs(self._forward, sequences, max_batch=self._options.max_batch)
 
     def memory(self) -> int:
         """Resident bytes (RSS) of this process, the rest of the program included."""

@@ -1,4 +1,4 @@
-"""Token log-probabilities of given sequences, in batches, with bounded memory."""
+"""Token log-probabilities, and whole distributions, of given sequences, with bounded memory."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def logprobs(forward: Forward, sequences: Sequence[Sequence[int]], *, max_batch:
         for at, values in zip(batch, _batch(forward, [list(sequences[at]) for at in batch]), strict=True):
             scores[at] = values
     return scores
+
+
+def distribution(forward: Forward, ids: Sequence[int]) -> torch.Tensor:
+    """Logits after ids[:i], i = 1 … n-1, float32 (n-1, vocabulary) on the CPU."""
+    cache, columns = forward.cache(), torch.tensor([list(ids)], device=forward.device)
+    pieces = [torch.empty(0, forward.vocabulary)]
+    for at in range(0, len(ids) - 1, PIECE):
+        end = min(at + PIECE, len(ids) - 1)
+        pieces.append(forward(columns[:, at:end], columns.new_ones(1, end), cache, keep=end - at)[0].cpu())
+    return torch.cat(pieces)
 
 
 def _batch(forward: Forward, rows: list[list[int]]) -> list[list[float]]:
