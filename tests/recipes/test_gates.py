@@ -97,15 +97,16 @@ def test_a_faithful_file_passes(run: Runs) -> None:
 
 
 def test_a_gate_that_fails_ends_the_run_and_may_be_accepted(run: Runs) -> None:
+    little = ("quantize.gguf.type=q2_k", "finetune.lora.learning_rate=1e-4")
     with pytest.raises(StepError, match="gate survival failed: tuning changed") as caught:
-        run("quantize.gguf.type=q2_k")
+        run(*little)
     assert caught.value.exit_code == 1
     assert "--accept survival" in str(caught.value.hint)
     report = json.loads(Path(str(caught.value.where)).read_text())
     states = {each["gate"]: each["state"] for each in report["gates"]}
     assert states["survival"] == "failed"
     accepted = [gate for gate, state in states.items() if state == "failed"]
-    assert run("quantize.gguf.type=q2_k", f"gates.gates.accept={accepted}")["survival"] == "failed"
+    assert run(*little, f"gates.gates.accept={accepted}")["survival"] == "failed"
     assert run.noted["survival"]["accepted"] is True
     assert next(each for each in run.checked if each.gate == "survival").accepted
 

@@ -45,3 +45,19 @@ def test_sequences_that_cannot_be_scored(engine: LlamaCppEngine) -> None:
         engine.logprobs([[5] * 400])
     with pytest.raises(RecipeError, match="0 to 511"):
         engine.logprobs([[5, 100_000]])
+
+
+def test_distributions_are_those_of_transformers(engine: LlamaCppEngine, hf: Path) -> None:
+    """One sequence after the other, with something in the cache; longer than one batch of outputs."""
+    random = torch.Generator().manual_seed(4)
+    sequences = [torch.randint(3, 500, (count,), generator=random).tolist() for count in (200, 2, 1, 37)]
+    engine.generate([Request(prompt="something in the cache", max_tokens=40)])
+    model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32)
+    for ids, logits in zip(sequences, engine.distributions(sequences), strict=True):
+        assert logits.shape == (len(ids) - 1, 512)
+        with torch.no_grad():
+            wanted = torch.log_softmax(model(torch.tensor([ids])).logits[0, :-1], dim=-1)
+        found = torch.log_softmax(torch.from_numpy(logits), dim=-1)
+        assert torch.allclose(found, wanted, atol=0.05)
+    with pytest.raises(RecipeError, match="context only 384"):
+        next(engine.distributions([[5] * 400]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from inhouse.errors import RecipeError
 from inhouse_transformers import Options, score
 from inhouse_transformers.engine import TransformersRuntime
 from inhouse_transformers.forward import Forward
@@ -51,3 +52,18 @@ def test_rows_that_have_ended_are_not_computed(llama: Path, monkeypatch: pytest.
     with TransformersRuntime(Options(dtype="float32", device="cpu")).open(llama, context=64) as engine:
         engine.logprobs([[1, 5], [2] * 40, [3, 6, 7]])
     assert sum(computed) == 3 * 2 + 37  # not 3 * 39
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding"])
+def test_distributions(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    monkeypatch.setattr(score, "PIECE", 5)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    sequences = [ids for ids in SEQUENCES if ids]
+    with TransformersRuntime(Options(dtype="float32", device="cpu")).open(folder, context=64) as engine:
+        for ids, logits in zip(sequences, engine.distributions(sequences), strict=True):
+            with torch.no_grad():
+                wanted = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
+            torch.testing.assert_close(torch.from_numpy(logits), wanted, atol=2e-4, rtol=1e-4)
+        with pytest.raises(RecipeError, match="exceeds the context of 64"):
+            next(engine.distributions([[1] * 65]))

@@ -135,7 +135,8 @@ class _Answer:
 def _answer(engine: Engine, chat: Sequence[Message]) -> _Answer:
     prompt = engine.render(chat)
     (made,) = engine.generate([Request(prompt=prompt, max_tokens=FOLLOWED)])
-    ids, length = engine.tokenize(prompt + made.text), len(engine.tokenize(prompt))
+    length = len(engine.tokenize(prompt))
+    ids = engine.tokenize(prompt + made.text)[: length + FOLLOWED]  # read again, the text may be more tokens
     ids = [*ids, *ids[-1:]]  # one more, so that what follows the answer counts too
     (logits,) = engine.distributions([ids])
     return _Answer(ids, length, logits[length - 1 :])

@@ -91,15 +91,15 @@ class Scheduler:
 
     def score(self, sequences: Sequence[Sequence[int]], tick: Callable[[], None]) -> list[list[float]]:
         """Log-probabilities, see ``score``; only while nothing runs. The slots' tokens go when room is needed."""
-        self._make_room(max((len(each) for each in sequences), default=0))
+        self._make_cells(max((len(each) for each in sequences), default=0))
         return score(self.cache.context, len(self.cache.slots), sequences, tick)
 
     def write_distribution(self, ids: Sequence[int], path: str, tick: Callable[[], None]) -> None:
         """Logits into a file, see ``score``; only while nothing runs."""
-        self._make_room(len(ids))
+        self._make_cells(len(ids))
         write_distribution(self.cache.context, len(self.cache.slots), ids, path, tick)
 
-    def _make_room(self, tokens: int) -> None:
+    def _make_cells(self, tokens: int) -> None:
         cache = self.cache
         for slot in sorted(cache.slots, key=lambda slot: slot.used_at):
             if cache.context.cells - cache.used < tokens:
