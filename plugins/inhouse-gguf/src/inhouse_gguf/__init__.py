@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from attrs import field, frozen, make_class, validators
 
@@ -42,6 +43,10 @@ class GgufOptions:
         default=0,
         validator=validators.ge(0),
         metadata={"help": "threads while quantising; 0 = all cores", "counts": False},
+    )
+    converter: Path | None = field(
+        default=None,
+        metadata={"help": "llama.cpp's convert_hf_to_gguf.py, to convert architectures that are not known here"},
     )
 
 

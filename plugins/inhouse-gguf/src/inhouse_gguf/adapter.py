@@ -63,7 +63,7 @@ def _plan(adapter: Adapter, source: Source, family: Family, alpha: float, wanted
         weight = pair.module + ".weight"
         if weight not in known:
             raise DataError(_no_place(pair, source), where=where)
-        shape, own = source.tensors[weight].shape, (pair.b.shape[0], pair.a.shape[1])
+        shape, own = family.shape(source.tensors[weight]), (pair.b.shape[0], pair.a.shape[1])
         if own != shape:
             raise DataError(
                 f"{pair.module} is {_shown(own)} in the adapter and {_shown(shape)} in {source.folder}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,15 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGUFType, GGUFWriter, LlamaFileType, ge
 
 from inhouse.errors import DataError
 from inhouse_gguf.families import Family, family_of
-from inhouse_gguf.source import Source, open_source
+from inhouse_gguf.source import STORED, Source, open_source, unknown_dtype
 from inhouse_gguf.tokenizer import read_vocabulary, write_vocabulary
 from inhouse_gguf.values import TYPES, Converted
 
 Progress = Callable[[int, int, str], None]
 """Called with bytes done, bytes in all, and the tensor at hand."""
+
+KEPT = ("position_embd.weight",)
+"""Matrices that stay float32: llama.cpp adds GPT-2's positions to float32 as they are, and quantises none."""
 
 FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
@@ -40,15 +44,16 @@ class Planned:
 
 def exact_type(folder: Path) -> str:
     """The smallest of BF16, F16 and F32 that holds every matrix of the folder without rounding."""
-    stored = {each.dtype for each in open_source(folder).tensors.values() if len(each.shape) > 1}
+    tensors = open_source(folder).tensors.values()
+    stored = {each.dtype for each in tensors if len(each.shape) > 1 and each.dtype in STORED}
     return stored.pop() if len(stored) == 1 else "F32"
 
 
 def convert(folder: Path, target: Path, wanted: str, progress: Progress) -> None:
     """Writes ``folder`` (``model/hf``) as the GGUF file ``target`` with matrices as ``wanted`` (F32, F16, BF16).
 
-    Vectors stay float32, as llama.cpp wants them. The file appears under its name only when it is whole.
-    Raises ``DataError`` for what cannot be converted, before anything is written.
+    Vectors and learned positions stay float32, as llama.cpp wants them. The file appears under its name only when it
+    is whole. Raises ``DataError`` for what cannot be converted, before anything is written.
     """
     source = open_source(folder)
     family = family_of(source)
@@ -58,7 +63,7 @@ def convert(folder: Path, target: Path, wanted: str, progress: Progress) -> None
     aside = target.with_name(target.name + ".part")
     writer = GGUFWriter(aside, family.arch_name)
     try:
-        _describe(writer, source, tensors, wanted)
+        _describe(writer, source, tensors, wanted, strips=vocabulary.strips)
         family.parameters(writer, source)
         writer.add_vocab_size(rows)
         write_vocabulary(writer, folder, vocabulary)
@@ -97,8 +102,8 @@ def commit(aside: Path, target: Path) -> None:
 
 def places(source: Source, family: Family) -> dict[str, str]:
     """The name in GGUF of each tensor that is converted, in the file's order; ``DataError`` for one without."""
-    names = get_tensor_name_map(family.arch, source.need("num_hidden_layers"))
-    tied = bool(source.config.get("tie_word_embeddings"))
+    names = get_tensor_name_map(family.arch, source.need(family.layers))
+    tied = bool(source.config.get("tie_word_embeddings", family.tied))
     known: dict[str, str] = {}
     for name in source.tensors:
         if name.endswith(family.skip) or (tied and name == "lm_head.weight"):
@@ -106,6 +111,8 @@ def places(source: Source, family: Family) -> dict[str, str]:
         found = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise DataError(f"{name} has no place in a {family.arch_name} GGUF", where=str(source.folder))
+        if source.tensors[name].dtype not in STORED:
+            raise DataError(unknown_dtype(name, source.tensors[name].dtype), where=str(source.folder))
         known[name] = found
     return known
 
@@ -114,12 +121,12 @@ def _plan(source: Source, family: Family, wanted: str) -> list[Planned]:
     """What will be written, in the file's order; checks that each tensor has a place."""
     planned: list[Planned] = []
     for name, found in places(source, family).items():
-        shape = source.tensors[name].shape
-        kept = "F32" if len(shape) == 1 else wanted
+        shape = family.shape(source.tensors[name])
+        kept = "F32" if len(shape) == 1 or found in KEPT else wanted
 
         def load(name: str = name, found: str = found, kept: str = kept) -> Converted:
             stored = source.tensors[name]
-            return Converted(found, family.arrange(source, name, stored.load()), stored.dtype, kept)
+            return Converted(found, family.load(source, stored), stored.dtype, kept, shift=family.shift(name))
 
         planned.append(Planned(found, shape, kept, load))
     for made in family.made(source):
@@ -133,15 +140,29 @@ def _same(made: Converted) -> Converted:
     return made
 
 
-def _describe(writer: GGUFWriter, source: Source, tensors: list[Planned], wanted: str) -> None:
+def _describe(writer: GGUFWriter, source: Source, tensors: list[Planned], wanted: str, *, strips: bool = False) -> None:
     """The ``general.*`` keys."""
     count = sum(int(np.prod(each.shape)) for each in tensors)
-    name = str(source.config.get("_name_or_path") or "").rstrip("/").rsplit("/", 1)[-1]
+    label = size_label(count, count, 0, 0)
     writer.add_type(GGUFType.MODEL)
-    writer.add_name(name or f"{source.config.get('model_type', 'model')} {size_label(count, count, 0, 0)}")
-    writer.add_size_label(size_label(count, count, 0, 0))
+    writer.add_name(_name(source, label, strips))
+    writer.add_size_label(label)
     writer.add_file_type(FILE_TYPES[wanted])
     writer.add_quantization_version(2)  # GGML_QNT_VERSION of ggml.h
+
+
+def _name(source: Source, label: str, strips: bool) -> str:
+    """The model's name, with "phi-3" in it if special tokens swallow the spaces after them, and else without.
+
+    llama.cpp (``llama-vocab.cpp``) knows of that by the name alone, and loads no file so named whose vocabulary
+    lacks the tokens that Phi-3 has.
+    """
+    found = str(source.config.get("_name_or_path") or "").rstrip("/").rsplit("/", 1)[-1]
+    name = found or f"{source.config.get('model_type', 'model')} {label}"
+    said = re.search("phi-?3", name, re.IGNORECASE)
+    if strips:
+        return name if said else f"phi-3 {name}"
+    return re.sub("phi-?3", "phi 3", name, flags=re.IGNORECASE)
 
 
 def _write_infos(writer: GGUFWriter, tensors: list[Planned]) -> int:

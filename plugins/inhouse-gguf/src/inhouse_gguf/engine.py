@@ -62,7 +62,7 @@ def _run(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
     if "error" in last:
         hint = "a type of at least 3 bits, such as q3_k_m" if "imatrix" in last["error"] else None
         raise StepError(f"llama.cpp did not quantise to {type}: {last['error']}", hint=hint)
-    raise EngineError(f"llama.cpp died while quantising to {type} ({_how(code)}){': ' + tail if tail else ''}")
+    raise EngineError(f"llama.cpp died while quantising to {type} ({ending(code)}){': ' + tail if tail else ''}")
 
 
 def _follow(
@@ -95,7 +95,8 @@ def _end(child: subprocess.Popen[str]) -> None:
                 pipe.close()
 
 
-def _how(code: int) -> str:
+def ending(code: int) -> str:
+    """What the exit code of a child process means."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return f"exit code {code}"

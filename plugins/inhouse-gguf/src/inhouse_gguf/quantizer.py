@@ -14,6 +14,9 @@ from inhouse_gguf.adapter import convert_adapter
 from inhouse_gguf.convert import commit, convert, exact_type
 from inhouse_gguf.engine import quantize
 from inhouse_gguf.facts import read_facts
+from inhouse_gguf.families import FAMILIES, architecture
+from inhouse_gguf.outside import convert_outside
+from inhouse_gguf.source import open_source
 
 NAME = "model.gguf"
 ADAPTER = "adapter.gguf"
@@ -41,7 +44,7 @@ class GgufQuantizer:
         """``model`` (``model/hf``) to ``step.output/model.gguf``; notes type, bits_per_weight, bytes, tensor_types.
 
         Raises ``DataError`` for a model that cannot be converted, ``ResourceError`` without room on the disk,
-        ``EngineError`` or ``StepError`` when llama.cpp fails.
+        ``EngineError`` or ``StepError`` when llama.cpp (its converter included) fails.
         """
         target = step.output / NAME
         if self.options.type in PLAIN_TYPES:
@@ -67,12 +70,15 @@ class GgufQuantizer:
 
     def _convert(self, step: Step, folder: Path, target: Path, wanted: str) -> None:
         _need_room(target.parent, sum(each.stat().st_size for each in folder.glob("*.safetensors")))
-        convert(
-            folder,
-            target,
-            wanted,
-            lambda done, total, name: step.progress(done, total, unit="B", note=f"converting {name}".strip()),
-        )
+
+        def tell(done: int, total: int, name: str) -> None:
+            step.progress(done, total, unit="B", note=f"converting {name}".strip())
+
+        script = self.options.converter
+        if script is not None and architecture(open_source(folder)) not in FAMILIES:
+            convert_outside(script, folder, target, wanted, tell)
+        else:
+            convert(folder, target, wanted, tell)
 
     def _quantize(self, step: Step, source: Path, target: Path) -> None:
         _need_room(target.parent, source.stat().st_size // 2)

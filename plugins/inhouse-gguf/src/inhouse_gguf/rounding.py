@@ -34,10 +34,14 @@ SLOW = {"Q2_K": 4, "Q4_K": 4, "Q5_K": 4, "Q6_K": 2, "IQ4_NL": 16, "IQ4_XS": 16}
 
 @frozen
 class Rounded:
-    """The tensors of one model: ``types`` by their names in the folder. See :class:`inhouse.protocols.Rounded`."""
+    """The tensors of one model: ``types`` by their names in the folder. See :class:`inhouse.protocols.Rounded`.
+
+    ``transposed`` are ends of the names of matrices whose columns are rows in GGUF, where blocks lie along rows.
+    """
 
     types: Mapping[str, str]
     every: int
+    transposed: tuple[str, ...] = ()
 
     def round(self, name: str, values: Floats) -> Floats:
         """``values`` (rows, columns) of the tensor ``name``, as the 16-bit model holds them, after quantising.
@@ -47,7 +51,11 @@ class Rounded:
         if name not in self.types:
             raise DataError(f"the model has no tensor {name}, which was to be rounded")
         kind = self.types[name]
-        return values if kind == "F32" else round_to(values, kind)
+        if kind == "F32":
+            return values
+        if name.endswith(self.transposed):
+            return np.ascontiguousarray(round_to(values.T, kind).T)
+        return round_to(values, kind)
 
 
 class GgufRounding:
@@ -65,13 +73,15 @@ class GgufRounding:
     def open(self, folder: Path) -> Rounded:
         """For the model in ``folder`` (``model/hf``). Raises ``DataError`` for one that cannot be converted."""
         source = open_source(folder)
-        named = places(source, family_of(source))
+        family = family_of(source)
+        named = places(source, family)
         with TemporaryDirectory(prefix="inhouse-gguf-") as aside:
             header = Path(aside) / "header.gguf"
             write_header(folder, header, exact_type(folder))
             types = types_in(header, self.type)
         found = {name: types.get(place, "F32") for name, place in named.items()}
-        return Rounded(found, max((SLOW.get(each, 1) for each in found.values()), default=1))
+        every = max((SLOW.get(each, 1) for each in found.values()), default=1)
+        return Rounded(found, every, family.transposed)
 
 
 def round_to(values: Floats, kind: str) -> Floats:

@@ -22,7 +22,7 @@ STORED: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("
 
 @frozen
 class SourceTensor:
-    """One tensor on disk. ``dtype`` is F32, F16 or BF16."""
+    """One tensor on disk. ``dtype`` is F32, F16 or BF16 of those that can be loaded."""
 
     name: str
     dtype: str
@@ -83,24 +83,34 @@ def open_source(folder: Path) -> Source:
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
         why = f"{pickles[0].name} is a pickle, which can run code" if pickles else "there are no weights here"
         raise DataError(f"{why}; safetensors are wanted", where=str(folder))
-    tensors = {each.name: each for path in files for each in read_tensors(path)}
+    tensors = {each.name: each for path in files for each in read_tensors(path, strict=False)}
     return Source(folder, config, tensors)
 
 
-def read_tensors(path: Path) -> Iterator[SourceTensor]:
-    """The header of one safetensors file, checked against the file's size; raises ``DataError``."""
+def read_tensors(path: Path, *, strict: bool = True) -> Iterator[SourceTensor]:
+    """The header of one safetensors file, checked against the file's size; raises ``DataError``.
+
+    Tensors that are stored as anything but F32, F16 and BF16 are refused, or else (``strict`` off) only named.
+    """
     size = path.stat().st_size
     try:
         found = SafetensorsLocal(path).tensors
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
         raise DataError(f"the safetensors header is broken: {error}", where=str(path)) from error
     for name, tensor in found.items():
-        if tensor.dtype not in STORED:
-            raise DataError(f"{name} is stored as {tensor.dtype}; F32, F16 and BF16 can be converted", where=str(path))
+        if tensor.dtype not in STORED and strict:
+            raise DataError(unknown_dtype(name, tensor.dtype), where=str(path))
         shape = tuple(tensor.shape)
         if not all(isinstance(n, int) and n > 0 for n in shape):
             raise DataError(f"{name} has the impossible shape {list(shape)}", where=str(path))
-        span, bytes_wanted = tensor.data_range, int(np.prod(shape, dtype=object)) * STORED[tensor.dtype].itemsize
+        span = tensor.data_range
+        known = STORED.get(tensor.dtype)
+        bytes_wanted = int(np.prod(shape, dtype=object)) * known.itemsize if known is not None else span.size
         if span.size != bytes_wanted or span.offset < 8 or span.offset + span.size > size:
             raise DataError(f"{name} lies outside the file or does not fill its shape", where=str(path))
         yield SourceTensor(name, tensor.dtype, shape, tensor)
+
+
+def unknown_dtype(name: str, dtype: str) -> str:
+    """What is said of a tensor that cannot be loaded."""
+    return f"{name} is stored as {dtype}; F32, F16 and BF16 can be converted"

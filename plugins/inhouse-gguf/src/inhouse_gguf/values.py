@@ -46,15 +46,18 @@ class Converted:
     """A tensor that becomes another format while it is written.
 
     Stands in for an array in ``GGUFWriter.write_tensor_data``, which asks for ``nbytes`` and ``tofile``.
-    ``hint`` says what to type when values are beyond float16.
+    ``hint`` says what to type when values are beyond float16; ``shift`` is added to each value.
     """
 
-    def __init__(self, name: str, values: Array, source: str, wanted: str, hint: str = "type = bf16") -> None:
+    def __init__(
+        self, name: str, values: Array, source: str, wanted: str, hint: str = "type = bf16", shift: float = 0.0
+    ) -> None:
         self.name = name
         self.values = values
         self.source = source
         self.wanted = wanted
         self.hint = hint
+        self.shift = np.float32(shift)
         self.nbytes = values.size * ITEM[wanted]
 
     def blocks(self) -> Iterator[Array]:
@@ -62,10 +65,12 @@ class Converted:
         rows = max(1, BLOCK // max(1, self.values[:1].size))
         for start in range(0, len(self.values), rows):
             block = np.ascontiguousarray(self.values[start : start + rows])
-            if self.source == self.wanted:
+            if self.source == self.wanted and not self.shift:
                 yield block
                 continue
             exact = as_float32(block, self.source)
+            if self.shift:
+                exact = exact + self.shift
             made = from_float32(exact, self.wanted)
             if self.wanted == "F16" and not np.isfinite(made).all() and np.isfinite(exact).all():
                 raise DataError(f"{self.name} has values beyond float16 (65504)", hint=self.hint)
