@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_COMMANDS = "init plan report step config artifacts events doctor"
+_COMMANDS = "init plan report step config artifacts events doctor verify diff reproduce"
 _BRINGS = {
     "source": {"inhouse-smollm2": "smollm2 local hub", "inhouse-data": "jsonl"},
     "trainer": {"inhouse-torch": "pretrain scratch", "inhouse-peft": "lora"},

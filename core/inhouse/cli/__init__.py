@@ -23,6 +23,9 @@ COMMANDS = {
     "report": "Show what the last run made and measured.",
     "ask": "Ask a bundle one question.",
     "chat": "Talk with a bundle.",
+    "verify": "Check every digest of a bundle.",
+    "diff": "Say what differs between two bundles.",
+    "reproduce": "Make a bundle again and compare every step.",
     "step": "Run one stage alone: inhouse step quantizer gguf MODEL.",
     "config": "Show every value of a recipe and where it came from.",
     "plugins": "List plugins, what they bring, and what is wrong with them.",
@@ -41,8 +44,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in OWN:
-            own: click.Command = import_module(f"inhouse.cli.{cmd_name}").command
-            return own
+            return import_module(f"inhouse.cli.{cmd_name}").command  # type: ignore[no-any-return]
         from inhouse.cli.common import open_kernel
         from inhouse.errors import PluginError
 
@@ -73,12 +75,10 @@ def main() -> None:
     """The console script: typed errors become one clear line and an exit code."""
     try:
         code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = 130
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = 130
     except Exception as error:

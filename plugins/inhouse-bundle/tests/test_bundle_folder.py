@@ -72,18 +72,6 @@ def test_names_no_place_of_this_machine(bundle: Path, tmp_path: Path) -> None:
             assert b"/srv/somebody" not in content, path
 
 
-def test_lineage(bundle: Path) -> None:
-    found = json.loads((bundle / "lineage.json").read_text())
-    assert [each["kind"] for each in found["inputs"]] == ["model/gguf", "knowledge", "report"]
-    assert found["inputs"][0]["digest"] == tree_digest(bundle / "model")
-    assert found["inputs"][1]["digest"] == tree_digest(bundle / "knowledge")
-    assert found["inputs"][0]["meta"]["source"] == "model.gguf"
-    assert [each["name"] for each in found["steps"]] == ["base", "docs", "knowledge", "evaluate"]
-    assert found["seed"] == 3
-    assert found["target"] == {"memory": 4 << 30, "context": 512}
-    assert found["installed"]["inhouse-bundle"]
-
-
 def test_report_is_json_without_nan(bundle: Path) -> None:
     found = json.loads((bundle / "report.json").read_text(), parse_constant=pytest.fail)
     assert found["tasks"]["quantized"]["solved"] == 61

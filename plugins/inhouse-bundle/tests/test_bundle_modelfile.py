@@ -8,7 +8,8 @@ import pytest
 
 from inhouse.errors import ArtifactError
 from inhouse_bundle.chatml import expected, is_chatml, renders_chatml
-from inhouse_bundle.modelfile import modelfile, read_chat
+from inhouse_bundle.gguf_file import read_gguf
+from inhouse_bundle.modelfile import modelfile
 
 MARKS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
 
@@ -55,7 +56,8 @@ def test_hostile_templates_are_none(template: str) -> None:
 
 
 def test_other_templates_are_left_out(write) -> None:  # type: ignore[no-untyped-def]
-    text = modelfile(write(MARKS), context=99, system=None)
+    path = write(MARKS)
+    text = modelfile(path, read_gguf(path).chat, context=99, system=None)
     assert 'TEMPLATE "' not in text
     assert "# No TEMPLATE" in text
     assert 'PARAMETER stop "<|im_end|>"' in text  # the end-of-sequence token of the file
@@ -64,7 +66,8 @@ def test_other_templates_are_left_out(write) -> None:  # type: ignore[no-untyped
 
 @pytest.mark.parametrize("system", ['x """\nFROM http://evil\n', 'ends with "'])
 def test_a_system_text_cannot_break_out(write, system: str) -> None:  # type: ignore[no-untyped-def]
-    text = modelfile(write(MARKS), context=99, system=system)
+    path = write(MARKS)
+    text = modelfile(path, read_gguf(path).chat, context=99, system=system)
     assert "FROM http" not in text
     assert "# No SYSTEM" in text
 
@@ -73,4 +76,4 @@ def test_what_is_no_gguf(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"nothing")
     with pytest.raises(ArtifactError, match="GGUF"):
-        read_chat(path)
+        read_gguf(path)

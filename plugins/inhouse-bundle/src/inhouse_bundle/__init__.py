@@ -32,7 +32,13 @@ def inhouse_packagers() -> Iterator[PackagerSpec]:
         summary="a folder with model, knowledge base, settings, Modelfile, model card, report and lineage",
         factory="inhouse_bundle.packager:FolderPackager",
         options=FolderOptions,
-        consumes=(Input("model/*"), Input("knowledge", optional=True), Input("report", optional=True)),
+        consumes=(
+            Input("model/*"),
+            Input("knowledge", optional=True),
+            Input("report", optional=True),
+            Input("report/gates", optional=True),
+        ),
         produces="bundle",
+        version=2,
         target=True,
     )

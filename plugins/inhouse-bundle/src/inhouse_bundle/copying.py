@@ -17,15 +17,20 @@ def size_of(path: Path) -> int:
     return sum(each.stat().st_size for each in _files(path))
 
 
-def copy(source: Path, target: Path, tell: Tell = lambda size, name: None) -> None:
-    """Copies a file to ``target``, or a folder's files into ``target``.
+def copy(
+    source: Path,
+    target: Path,
+    tell: Tell = lambda size, name: None,
+    write: Callable[[Path, Path], object] = shutil.copyfile,
+) -> None:
+    """Copies a file to ``target``, or a folder's files into ``target``, each with ``write(from, to)``.
 
     Raises ``ArtifactError`` for a symbolic link inside a folder: what it points to is not ours to give away.
     """
     for path in _files(source):
         place = target if path == source else target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
+        write(path, place)
         tell(place.stat().st_size, place.name)
 
 

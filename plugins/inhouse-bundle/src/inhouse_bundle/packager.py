@@ -9,13 +9,14 @@ README.md report.html report.json lineage.json
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from attrs import asdict, define
+from attrs import asdict, define, frozen
 
 from inhouse import codec
-from inhouse.artifacts import write_text
+from inhouse.artifacts import tree_digest, write_text
 from inhouse.errors import ArtifactError
 from inhouse.protocols import Step
 from inhouse.values import Artifact, Json
@@ -24,10 +25,13 @@ from inhouse_answer.bundle import SETTINGS, BundleSettings
 from . import FolderOptions
 from .copying import copy, size_of
 from .deploy import deploy
-from .lineage import lineage, without_paths
+from .gguf_file import GgufFile, copy_with_lineage, read_gguf
+from .lineage import lineage, small, write
 from .modelfile import GGUF, modelfile
 from .page import Content, card, html
+from .places import without_paths
 from .settings import KNOWLEDGE, MODEL, bring, distributions
+from .tokens import tokens
 
 _LONGEST_SYSTEM = 100_000  # characters
 
@@ -45,32 +49,63 @@ class _Copying:
         self.step.progress(self.done, max(self.done, self.total), unit="B", note=name)
 
 
+@frozen
+class _Writer:
+    """Copies a file; the model's GGUF with its lineage in it."""
+
+    step: Step
+    gguf: GgufFile | None
+    lineage: str
+
+    def write(self, source: Path, target: Path) -> None:
+        if self.gguf and source == self.gguf.path:
+            if copy_with_lineage(self.gguf, target, self.lineage):
+                return
+            self.step.notice(f"{source.name} has its bytes in the other order: it is copied without its lineage")
+        shutil.copyfile(source, target)
+
+
 class FolderPackager:
     """Packager ``folder``."""
 
     def __init__(self, options: FolderOptions) -> None:
         self.options = options
 
-    def package(self, step: Step, model: Artifact, knowledge: Artifact | None, report: Artifact | None) -> None:
-        """Writes the bundle to ``step.output``; notes ``bytes``.
+    def package(
+        self,
+        step: Step,
+        model: Artifact,
+        knowledge: Artifact | None,
+        report: Artifact | None,
+        gates: Artifact | None = None,
+    ) -> None:
+        """Writes the bundle to ``step.output``; notes ``bytes`` and the digest of its ``lineage``.
+
+        ``gates`` is an input so that a bundle whose gates come out otherwise is another one.
 
         Raises ``ArtifactError`` when an input is not what its kind says, ``RecipeError`` for a tool whose
         name cannot be a folder's.
         """
         folder = step.output
+        inputs = [each for each in (model, knowledge, report, gates) if each]
+        _check(inputs)
+        gguf = _gguf(model)
+        settings = self._settings(step, model, knowledge is not None)
+        write_text(folder / SETTINGS, codec.dumps(settings, indent=1) + "\n")
+        content = self._content(step, inputs, settings, gguf)
         parts = [(MODEL, model), *([(KNOWLEDGE, knowledge)] if knowledge else [])]
         copying = _Copying(step, sum(size_of(artifact.path) for _, artifact in parts))
         for name, artifact in parts:
-            copy(artifact.path, folder / name, copying.tell)
-        settings = self._settings(step, model, knowledge is not None)
-        write_text(folder / SETTINGS, codec.dumps(settings, indent=1) + "\n")
-        ollama = self._modelfile(step, model, settings)
-        content = self._content(step, [each for each in (model, knowledge, report) if each], settings, ollama)
-        _write_json(folder / "lineage.json", content.lineage)
-        _write_json(folder / "report.json", _report(content, step))
+            copy(artifact.path, folder / name, copying.tell, _Writer(step, gguf, small(content.lineage)).write)
+        if gguf:
+            system = _system(settings, folder)
+            text = modelfile(folder / MODEL / GGUF, gguf.chat, context=step.target.context, system=system)
+            write_text(folder / "Modelfile", text)
+        write_text(folder / "report.json", _json(_report(content, step)))
         write_text(folder / "report.html", html(content))
         write_text(folder / "README.md", card(content))
-        step.note(bytes=size_of(folder))
+        digest = write(folder, content.lineage)
+        step.note(bytes=size_of(folder), lineage=digest)
 
     def deploy(self, bundle: Artifact, folder: Path, notice: Callable[[str], None]) -> Path:
         """Puts the bundle into ``folder``; see :func:`inhouse_bundle.deploy.deploy`."""
@@ -89,18 +124,7 @@ class FolderPackager:
             step.notice(f"no installed runtime opens {model.kind}: this bundle cannot answer", level="warning")
         return made
 
-    def _modelfile(self, step: Step, model: Artifact, settings: BundleSettings) -> bool:
-        """Writes the Modelfile if Ollama can run the model."""
-        if model.kind != "model/gguf":
-            return False
-        path = step.output / MODEL / GGUF
-        if not path.is_file():
-            raise ArtifactError(f"has no {GGUF}", where=str(model.path))
-        text = modelfile(path, context=step.target.context, system=_system(settings, step.output))
-        write_text(step.output / "Modelfile", text)
-        return True
-
-    def _content(self, step: Step, inputs: list[Artifact], settings: BundleSettings, ollama: bool) -> Content:
+    def _content(self, step: Step, inputs: list[Artifact], settings: BundleSettings, gguf: GgufFile | None) -> Content:
         report = next((each for each in inputs if each.kind == "report"), None)
         plugins = distributions(settings)
         return Content(
@@ -109,13 +133,34 @@ class FolderPackager:
             model_bytes=size_of(inputs[0].path),
             report=_read_report(report),
             steps=step.history,
-            lineage=lineage(step, step.recipe, inputs, plugins),
+            lineage=lineage(step, self.options, inputs, plugins=plugins, tokens=tokens(inputs[0].path, gguf)),
             plugins=plugins,
             example=self.options.example,
             context=step.target.context,
-            ollama=ollama,
+            ollama=gguf is not None,
             gate=str(report.meta["gate"]) if report and report.meta.get("gate") else None,
         )
+
+
+def _check(inputs: Sequence[Artifact]) -> None:
+    """What the lineage says of the inputs has to be so. Raises ``ArtifactError``."""
+    for each in inputs:
+        if tree_digest(each.path) != each.digest:
+            raise ArtifactError(
+                f"is no longer the {each.kind} that step {each.step} made",
+                where=str(each.path),
+                hint="inhouse artifacts --verify",
+            )
+
+
+def _gguf(model: Artifact) -> GgufFile | None:
+    """The GGUF of a model, which Ollama can run too; None for other kinds."""
+    if model.kind != "model/gguf":
+        return None
+    path = model.path / GGUF
+    if not path.is_file():
+        raise ArtifactError(f"has no {GGUF}", where=str(model.path))
+    return read_gguf(path)
 
 
 def _system(settings: BundleSettings, folder: Path) -> str | None:
@@ -155,5 +200,5 @@ def _report(content: Content, step: Step) -> dict[str, Json]:
     }
 
 
-def _write_json(path: Path, data: Mapping[str, Json]) -> None:
-    write_text(path, json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+def _json(data: Mapping[str, Json]) -> str:
+    return json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n"

@@ -30,6 +30,14 @@ CHATML = (
 )
 
 
+GATES = {
+    "tasks": {"passed": False, "measured": "61 of 80 solved", "accepted": True, "state": "failed"},
+    "memory": {"passed": True, "measured": "230 MB", "accepted": False, "unit": "B"},
+    "odd": {"passed": "yes"},
+    "none": 7,
+}
+
+
 def write_gguf(path: Path, template: str) -> None:
     """A GGUF with a vocabulary of four and one tensor."""
     import numpy as np
@@ -50,6 +58,7 @@ def write_gguf(path: Path, template: str) -> None:
 @frozen
 class ModelOptions:
     template: str = CHATML
+    author: str = "nobody"
 
 
 class Model:
@@ -127,7 +136,23 @@ class Canned:
 
     def evaluate(self, step, models, knowledge):
         shutil.copyfile(self.options.report, step.output / "report.json")
-        step.note(gate="failed")
+        step.note(gate="failed", gates=GATES)
+
+
+class Gate:
+    """An evaluator whose product says whether a gate failed."""
+
+    def __init__(self, options):
+        self.options = options
+
+    def evaluate(self, step, model):
+        (step.output / "gates.json").write_text(json.dumps({"accepted": self.options.accept}))
+        step.note(gates={"fit": {"passed": False, "measured": "2 GB", "accepted": self.options.accept}})
+
+
+@frozen
+class GateOptions:
+    accept: bool = False
 
 
 @frozen
@@ -220,6 +245,15 @@ def inhouse_evaluators():
         options=CannedOptions,
         consumes=(Input("model/*", take="all"), Input("knowledge", optional=True)),
         produces="report",
+    )
+
+    yield EvaluatorSpec(
+        name="gate",
+        summary="t",
+        factory="bundle_parts:Gate",
+        options=GateOptions,
+        consumes="model/*",
+        produces="report/gates",
     )
 
 

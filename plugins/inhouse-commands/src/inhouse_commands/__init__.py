@@ -40,3 +40,14 @@ def inhouse_commands() -> Iterator[CommandSpec]:
         summary="Check this machine and the installed plugins.",
         factory="inhouse_commands.doctor:command",
     )
+    yield CommandSpec(
+        name="verify", summary="Check every digest of a bundle.", factory="inhouse_commands.verify:command"
+    )
+    yield CommandSpec(
+        name="diff", summary="Say what differs between two bundles.", factory="inhouse_commands.diff:command"
+    )
+    yield CommandSpec(
+        name="reproduce",
+        summary="Make a bundle again and compare every step.",
+        factory="inhouse_commands.reproduce:command",
+    )
