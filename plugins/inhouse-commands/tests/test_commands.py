@@ -78,7 +78,8 @@ def test_what_init_writes_is_a_recipe(tmp_path: Path) -> None:
     here(["init"], tmp_path)
 
     recipe = Recipe.load(tmp_path / "recipe.toml", environment={})
-    assert [step.name for step in recipe.steps] == ["base", "data", "finetune", "quantize", "knowledge", "bundle"]
+    steps = ["base", "data", "finetune", "quantize", "knowledge", "gates", "bundle"]
+    assert [step.name for step in recipe.steps] == steps
     for line in (tmp_path / "train.jsonl").read_text().splitlines():
         assert json.loads(line)["messages"]
 

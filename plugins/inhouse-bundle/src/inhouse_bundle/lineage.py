@@ -53,7 +53,7 @@ def lineage(
         "format": FORMAT,
         "name": step.recipe,
         "seed": step.seed,
-        "target": {"memory": step.target.memory, "context": step.target.context},
+        "target": asdict(step.target),
         "recipe": toml.dumps(resolved.recipe) if resolved else None,
         "data": resolved.files if resolved else [],
         "inputs": [
