@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from inhouse.values import Artifact
 from support.tiny_llama import TEMPLATE, TEXT, make_model
 
 
@@ -28,6 +29,12 @@ class FakeStep:
     facts: dict[str, Any] = field(factory=dict)
     told: list[str] = field(factory=list)
     stop_at: str = ""
+    seed: int = 7
+    history: Sequence[Any] = ()
+    notices: list[str] = field(factory=list)
+
+    def notice(self, message: str, *, level: str = "info") -> None:
+        self.notices.append(message)
 
     def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
         self.told.append(note)
@@ -172,3 +179,34 @@ def sentencepiece() -> Callable[..., Tokenizer]:
     ``ways`` picks from the merges that lead to one token; ``strips`` as in Phi-3.
     """
     return _make
+
+
+def chat(number: int) -> dict[str, Any]:
+    """A row of train.jsonl."""
+    return {
+        "messages": [
+            {"role": "system", "content": "You answer for a shop."},
+            {"role": "user", "content": f"Where is order {number}? It's {number % 7} days late."},
+            {"role": "assistant", "content": f"Order {number} was shipped on {number % 28 + 1} May."},
+        ]
+    }
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[..., Artifact]:
+    """Makes text/chat or text/corpus of rows."""
+
+    def make(kind: str, rows: Sequence[dict[str, Any]]) -> Artifact:
+        folder = tmp_path / kind.replace("/", "-")
+        folder.mkdir()
+        name = {"text/chat": "train.jsonl", "text/corpus": "corpus.jsonl"}[kind]
+        (folder / name).write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+        return Artifact(kind, folder, "data")
+
+    return make
+
+
+@pytest.fixture
+def chats(data: Callable[..., Artifact]) -> Artifact:
+    """30 chats: some 2,000 tokens of the tiny model's tokenizer."""
+    return data("text/chat", [chat(100 + number) for number in range(30)])

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from inhouse.errors import EngineError, StepError
 from inhouse.values import Artifact
-from inhouse_gguf import MATRIX_TYPES, PLAIN_TYPES, TYPES, GgufOptions
+from inhouse_gguf import PLAIN_TYPES, TYPES, GgufOptions
 from inhouse_gguf.convert import convert
 from inhouse_gguf.engine import quantize
 from inhouse_gguf.facts import metadata
@@ -62,14 +62,6 @@ def test_rows_that_are_no_multiple_of_256_fall_back_and_are_told(step: Any, tmp_
     _run(step, make_model(tmp_path / "hf", width=96), "q4_k_m")
     assert "Q4_K" not in step.facts["tensor_types"]
     assert step.facts["bits_per_weight"] > 5.5
-
-
-@pytest.mark.parametrize("type", MATRIX_TYPES[-2:])
-def test_a_type_that_needs_an_importance_matrix_says_so(step: Any, model: Path, type: str) -> None:
-    assert "importance matrix" in str(GgufQuantizer(GgufOptions(type=type)).probe())
-    with pytest.raises(StepError, match="importance matrix"):
-        _run(step, model, type)
-    assert not (step.output / "model.gguf").exists()
 
 
 def test_the_file_type_is_written(step: Any, model: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from attrs import field, frozen, make_class, validators
 
@@ -14,6 +15,9 @@ PLAIN_TYPES = ("f32", "f16", "bf16")
 
 MATRIX_TYPES = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "iq3_xs", "q2_k_s")
 """Types that llama.cpp refuses to write without an importance matrix."""
+
+IGNORING_TYPES = ("q8_0", "tq2_0", "tq1_0", "mxfp4_moe", "q1_0")
+"""Types whose rounding does not look at an importance matrix."""
 
 TYPES = (
     *PLAIN_TYPES,
@@ -30,14 +34,21 @@ TYPES = (
 Left out: ``q2_0`` and ``nvfp4``, which the official ``gguf`` package cannot read back or llama.cpp not write."""
 
 
+AUTO = "auto"
+"""Instead of a type: the ladder of types is measured, and the best that holds to the recipe's target taken."""
+
+
 @frozen
 class GgufOptions:
     """What the recipe's ``[quantize.gguf]`` may say."""
 
     type: str = field(
         default="q4_k_m",
-        validator=validators.in_(TYPES),
-        metadata={"help": f"llama.cpp type: {', '.join(TYPES)}", "names": "rounding"},
+        validator=validators.in_((AUTO, *TYPES)),
+        metadata={
+            "help": f"llama.cpp type: {', '.join(TYPES)}; or auto: the best that fits [target], measured",
+            "names": "rounding",
+        },
     )
     threads: int = field(
         default=0,
@@ -48,6 +59,30 @@ class GgufOptions:
         default=None,
         metadata={"help": "llama.cpp's convert_hf_to_gguf.py, to convert architectures that are not known here"},
     )
+    imatrix: Literal["auto", "on", "off"] = field(
+        default="auto",
+        validator=validators.in_(("auto", "on", "off")),
+        metadata={
+            "help": "importance matrix, computed over the training text; auto: where there is text, the type gains by "
+            "it, and the model was not trained for the type as it is without one"
+        },
+    )
+    imatrix_tokens: int = field(
+        default=16384,
+        validator=validators.ge(1),
+        metadata={"help": "tokens of training text that the importance matrix is computed over"},
+    )
+    imatrix_file: Path | None = field(
+        default=None,
+        metadata={"help": "an importance matrix to take instead: GGUF, of llama-imatrix or of an earlier run"},
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Raises ``ValueError`` for options that exclude each other."""
+        if self.imatrix_file and self.imatrix == "off":
+            raise ValueError("'imatrix' is off, and imatrix_file names one")
+        if self.type in PLAIN_TYPES and (self.imatrix_file or self.imatrix == "on"):
+            raise ValueError(f"'imatrix' has no use: {self.type} is not quantised")
 
 
 @frozen
@@ -69,8 +104,15 @@ def inhouse_quantizers() -> Iterator[QuantizerSpec]:
         summary="GGUF for llama.cpp, Ollama and others: 16-bit, Q8_0, K-quants, Q4_0 …",
         factory="inhouse_gguf.quantizer:GgufQuantizer",
         options=GgufOptions,
-        consumes="model/hf",
+        consumes=(
+            "model/hf",
+            Input("text/chat", optional=True),
+            Input("text/corpus", optional=True),
+            Input("model/hf", take="first"),
+        ),
         produces="model/gguf",
+        version=2,
+        target=True,
     )
     yield QuantizerSpec(
         name="gguf-adapter",

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from functools import partial
 from pathlib import Path
+
+from attrs import asdict, evolve
 
 from inhouse.errors import ResourceError
 from inhouse.protocols import Step
 from inhouse.values import Artifact
-from inhouse_gguf import MATRIX_TYPES, PLAIN_TYPES, AdapterOptions, GgufOptions
+from inhouse_gguf import AUTO, MATRIX_TYPES, PLAIN_TYPES, AdapterOptions, GgufOptions
 from inhouse_gguf.adapter import convert_adapter
 from inhouse_gguf.convert import commit, convert, exact_type
 from inhouse_gguf.engine import quantize
 from inhouse_gguf.facts import read_facts
 from inhouse_gguf.families import FAMILIES, architecture
+from inhouse_gguf.importance import NAME as MATRIX
+from inhouse_gguf.importance import importance
+from inhouse_gguf.ladder import choose, climb
 from inhouse_gguf.outside import convert_outside
 from inhouse_gguf.source import open_source
 
@@ -26,7 +32,8 @@ class GgufQuantizer:
     """Writes ``model.gguf``.
 
     The 16-bit GGUF that llama.cpp quantises from keeps the weights' own format (bfloat16 stays bfloat16:
-    nothing is rounded twice). It lies in the step's checkpoints, so that a killed run does not convert again.
+    nothing is rounded twice). It lies in the step's checkpoints, and so does the importance matrix, so that a killed
+    run makes neither again.
     """
 
     def __init__(self, options: GgufOptions) -> None:
@@ -34,31 +41,66 @@ class GgufQuantizer:
 
     def probe(self) -> str | None:
         """Whether llama.cpp is installed (it is not loaded here) and can write the type."""
-        if self.options.type in MATRIX_TYPES:
-            return f"type {self.options.type} needs an importance matrix, which cannot be made yet: use q2_k or larger"
+        if self.options.type in MATRIX_TYPES and self.options.imatrix == "off":
+            return f"type {self.options.type} needs an importance matrix, and imatrix is off: auto, or q2_k and larger"
         if importlib.util.find_spec("llama_cpp") is None:
             return "llama-cpp-python is not installed: pip install llama-cpp-python (compiles; needs g++ and cmake)"
         return None
 
-    def quantize(self, step: Step, model: Artifact) -> None:
+    def quantize(
+        self,
+        step: Step,
+        model: Artifact,
+        chats: Artifact | None = None,
+        corpus: Artifact | None = None,
+        base: Artifact | None = None,
+    ) -> None:
         """``model`` (``model/hf``) to ``step.output/model.gguf``; notes type, bits_per_weight, bytes, tensor_types.
 
-        Raises ``DataError`` for a model that cannot be converted, ``ResourceError`` without room on the disk,
-        ``EngineError`` or ``StepError`` when llama.cpp (its converter included) fails.
+        An importance matrix is computed over ``chats`` (``text/chat``) or ``corpus`` (``text/corpus``) and kept
+        beside the model as ``model.imatrix``; see :func:`inhouse_gguf.importance.importance` for when, and what it
+        notes. With type ``auto`` every type of the ladder is measured (:mod:`inhouse_gguf.ladder`), against ``base``
+        too, the first model of the run; notes ``ladder``.
+
+        Raises ``DataError`` for a model that cannot be converted, a matrix that is not the model's, or one that is
+        needed and cannot be computed; ``ResourceError`` without room on the disk; ``EngineError`` or ``StepError``
+        when llama.cpp (its converter included) fails, and ``StepError`` when no type of the ladder holds.
         """
-        target = step.output / NAME
-        if self.options.type in PLAIN_TYPES:
-            self._convert(step, model.path, target, self.options.type.upper())
+        target, kind = step.output / NAME, self.options.type
+        if kind in PLAIN_TYPES:
+            self._convert(step, model.path, target, kind.upper())
         else:
-            self._quantize(step, self._exact(step, model.path), target)
+            make = partial(self._make, step, self._exact(step, model.path), model, chats, corpus)
+            if kind == AUTO:
+                rungs = climb(step, make, (model, base or model), chats)
+                kind = choose(rungs).type
+                step.notice(f"type {kind} is taken")
+                step.note(ladder=[asdict(each) for each in rungs])
+            make(kind, target)
         facts = read_facts(target)
         step.note(
-            type=self.options.type,
+            type=kind,
             bits_per_weight=facts.bits_per_weight,
             bytes=facts.bytes,
             parameters=facts.parameters,
             tensor_types=facts.tensor_types,
         )
+
+    def _make(
+        self,
+        step: Step,
+        source: Path,
+        model: Artifact,
+        chats: Artifact | None,
+        corpus: Artifact | None,
+        kind: str,
+        target: Path,
+    ) -> None:
+        """Quantises ``source`` to ``kind``, with the importance matrix beside it where there is one."""
+        matrix = importance(step, evolve(self.options, type=kind), source, model, chats, corpus)
+        self._quantize(step, source, kind, target, matrix)
+        if matrix:
+            shutil.copyfile(matrix, target.with_name(MATRIX))
 
     def _exact(self, step: Step, folder: Path) -> Path:
         """The GGUF without rounding: from an earlier, killed run, or converted now."""
@@ -80,15 +122,16 @@ class GgufQuantizer:
         else:
             convert(folder, target, wanted, tell)
 
-    def _quantize(self, step: Step, source: Path, target: Path) -> None:
+    def _quantize(self, step: Step, source: Path, kind: str, target: Path, matrix: Path | None) -> None:
         _need_room(target.parent, source.stat().st_size // 2)
         aside = target.with_name(target.name + ".part")
         quantize(
             source,
             aside,
-            self.options.type,
+            kind,
             self.options.threads,
             lambda done, total, name: step.progress(done, total, unit="tensor", note=f"quantising {name}"),
+            matrix,
         )
         commit(aside, target)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +23,7 @@ from inhouse.errors import DataError, EngineError
 from inhouse_gguf.convert import exact_type, places, write_header
 from inhouse_gguf.engine import types_in
 from inhouse_gguf.families import family_of
+from inhouse_gguf.ggml import library
 from inhouse_gguf.source import open_source
 
 Floats = NDArray[np.float32]
@@ -92,30 +92,15 @@ def round_to(values: Floats, kind: str) -> Floats:
     type_ = GGMLQuantizationType[kind]
     block, size = GGML_QUANT_SIZES[type_]
     rows, columns = values.shape
-    back = getattr(_library(), f"dequantize_row_{kind.lower().replace('_k', '_K')}", None)
+    back = getattr(library(), f"dequantize_row_{kind.lower().replace('_k', '_K')}", None)
     if columns % block or back is None:
         raise EngineError(f"{rows} x {columns} values cannot be rounded to {kind} (blocks of {block})")
     values = np.ascontiguousarray(values, dtype=np.float32)
     packed, out = np.empty(values.size // block * size, np.uint8), np.empty_like(values)
-    _library().ggml_quantize_chunk(type_.value, _at(values), _at(packed), 0, rows, columns, None)
+    library().ggml_quantize_chunk(type_.value, _at(values), _at(packed), 0, rows, columns, None)
     back(_at(packed), _at(out), ctypes.c_int64(values.size))
     return out
 
 
 def _at(array: NDArray[Any]) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
-
-
-@lru_cache(maxsize=1)
-def _library() -> Any:
-    """ggml-base; calls into it hold no lock of Python's."""
-    spec = importlib.util.find_spec("llama_cpp")
-    folder = Path(str(spec.origin)).parent / "lib" if spec else Path()
-    found = sorted(folder.glob("*ggml-base.*"))
-    if not found:
-        raise EngineError("there is no ggml-base library", where=str(folder), hint="pip install llama-cpp-python")
-    library = ctypes.CDLL(str(found[0]))
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    return library
