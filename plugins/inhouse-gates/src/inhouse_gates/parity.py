@@ -19,6 +19,7 @@ from inhouse.errors import RecipeError
 from inhouse.protocols import Engine, Step
 from inhouse.values import Artifact, Message, Request
 from inhouse_bundle.chatml import expected
+from inhouse_bundle.gguf_file import read_gguf
 from inhouse_bundle.modelfile import modelfile
 from inhouse_evaluate.loss import label_spans
 from inhouse_gguf.convert import convert, exact_type
@@ -86,7 +87,7 @@ def _differences(
 def _modelfile_tokens(engine: Engine, model: Path, chats: Sequence[Sequence[Message]]) -> list[list[int] | None]:
     """What the template in the Modelfile makes; where there is none, or for a chat whose system message it would put
     there itself, what the GGUF's makes."""
-    has_template = "\nTEMPLATE" in modelfile(model, context=engine.context, system=None)
+    has_template = "\nTEMPLATE" in modelfile(model, read_gguf(model).chat, context=engine.context, system=None)
     found = []
     for chat in chats:
         if has_template and chat[0].role == "system":
