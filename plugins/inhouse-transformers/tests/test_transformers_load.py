@@ -28,7 +28,7 @@ def opened(folder: Path, context: int = 64) -> None:
 def test_spec() -> None:
     (spec,) = inhouse_runtimes()
     assert [one.kind for one in spec.consumes] == ["model/hf", "model/bnb"]
-    assert spec.features == {"logprobs", "stream"}
+    assert spec.features == {"logprobs", "distributions", "stream"}
 
 
 def test_pickled_weights_are_refused(copy: Path) -> None:

@@ -68,12 +68,18 @@ def divergence(engine: Engine, texts: Sequence[Marked], reference: Path) -> Dive
     total, same, row = 0.0, 0, 0
     for found in _expected(engine, texts):
         wanted = np.asarray(known[row : row + len(found)])
-        width = min(found.shape[1], wanted.shape[1])
-        p, q = _normal(wanted[:, :width]), _normal(found[:, :width])
-        total += float((np.exp(p) * (p - q)).sum(dtype=np.float64))
-        same += int((p.argmax(1) == q.argmax(1)).sum())
+        total += float(kl(wanted, found).sum())
+        same += int((wanted.argmax(1) == found[:, : wanted.shape[1]].argmax(1)).sum())
         row += len(found)
     return Divergence(total / count, same / count, count)
+
+
+def kl(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
+    """KL(wanted || found) in nats of each row of logits, (rows, vocabulary); of two widths the narrower counts."""
+    width = min(found.shape[1], wanted.shape[1])
+    p, q = _normal(wanted[:, :width]), _normal(found[:, :width])
+    made: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(1, dtype=np.float64)
+    return made
 
 
 def _expected(engine: Engine, texts: Sequence[Marked]) -> Iterator[NDArray[np.float32]]:

@@ -21,7 +21,9 @@ from inhouse.values import Artifact, Message, Request
 from inhouse_bundle.chatml import expected
 from inhouse_bundle.gguf_file import read_gguf
 from inhouse_bundle.modelfile import modelfile
+from inhouse_evaluate.divergence import kl
 from inhouse_evaluate.loss import label_spans
+from inhouse_evaluate.models import weight_bytes
 from inhouse_gguf.convert import convert, exact_type
 from inhouse_gguf.facts import metadata
 
@@ -30,8 +32,12 @@ from .row import Row, judged
 
 FOLLOWED = 32
 """Tokens of a greedy answer that the converted model has to follow."""
-TIE = 0.05
-"""Nats between two tokens that rounding may put in either order."""
+TIE = 0.5
+"""Nats between two tokens that may change places: 16-bit arithmetic moves logits of a flat distribution so far."""
+APART = 0.05
+"""Most nats a token between both models: 16-bit arithmetic takes a tenth of that, wrong weights many times as much."""
+_SMALL = 2 << 30
+"""Bytes of weights up to which the converted model is in float32, so that only one side computes in 16 bits."""
 _ANSWERS = 3
 _DIALOGUES = 20
 _CHANGE = "report this with the model's name: the conversion is at fault"
@@ -88,7 +94,7 @@ def _modelfile_tokens(engine: Engine, model: Path, chats: Sequence[Sequence[Mess
     """What the template in the Modelfile makes; where there is none, or for a chat whose system message it would put
     there itself, what the GGUF's makes."""
     has_template = "\nTEMPLATE" in modelfile(model, read_gguf(model).chat, context=engine.context, system=None)
-    found = []
+    found: list[list[int] | None] = []
     for chat in chats:
         if has_template and chat[0].role == "system":
             turns = tuple((turn.role, turn.content) for turn in chat)
@@ -145,24 +151,31 @@ def _answer(engine: Engine, chat: Sequence[Message]) -> _Answer:
 
 def _follow(step: Step, original: Artifact, answers: Sequence[_Answer]) -> tuple[int, list[str]]:
     """How many tokens of the answers an unrounded GGUF of the model expects too, and where it expects others."""
-    folder = step.checkpoints / "exact"
-    folder.mkdir(exist_ok=True)
-    try:
-        convert(original.path, folder / "model.gguf", exact_type(original.path), lambda done, total, name: None)
-        with step.services.engine(Artifact("model/gguf", folder, "")) as engine:
-            found = [
-                logits[each.prompt - 1 :]
-                for each, logits in zip(answers, engine.distributions([a.ids for a in answers]), strict=True)
-            ]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    found = _expected(step, original, answers)
     followed, wrong = 0, []
     for each, logits in zip(answers, found, strict=True):
-        for place, (wanted, other) in enumerate(zip(each.logits, logits, strict=True)):
-            chosen = int(other[: len(wanted)].argmax())
-            gap = float(wanted.max() - wanted[chosen])
-            if gap > TIE:
-                wrong.append(f"the converted model leaves transformers' answer at token {place} (by {gap:.2f} nats)")
-                break
-            followed += 1
+        chosen = logits[:, : each.logits.shape[1]].argmax(1)
+        gaps = each.logits.max(1) - each.logits[np.arange(len(chosen)), chosen]
+        strayed = [*np.flatnonzero(gaps > TIE), len(gaps)][0]
+        followed += int(strayed)
+        if strayed < len(gaps):
+            gap = float(gaps[strayed])
+            wrong.append(f"the converted model leaves transformers' answer at token {strayed} (by {gap:.2f} nats)")
+    apart = float(np.concatenate([kl(a.logits, b) for a, b in zip(answers, found, strict=True)]).mean())
+    if apart > APART:
+        wrong.append(f"the converted model is {apart:.3f} nats a token from transformers' (at most {APART})")
     return followed, wrong
+
+
+def _expected(step: Step, original: Artifact, answers: Sequence[_Answer]) -> list[NDArray[np.float32]]:
+    """What llama.cpp expects at the places of the answers, with weights that were converted and not rounded."""
+    folder = step.checkpoints / "exact"
+    folder.mkdir(exist_ok=True)
+    kind = "F32" if weight_bytes(original.path) < _SMALL else exact_type(original.path)
+    try:
+        convert(original.path, folder / "model.gguf", kind, lambda done, total, name: None)
+        with step.services.engine(Artifact("model/gguf", folder, "")) as engine:
+            every = engine.distributions([each.ids for each in answers])
+            return [logits[each.prompt - 1 :] for each, logits in zip(answers, every, strict=True)]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

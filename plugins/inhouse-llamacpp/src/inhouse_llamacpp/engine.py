@@ -6,14 +6,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from inhouse.errors import EngineError
 from inhouse.values import Completion, Message, Request
 from inhouse_llamacpp.process import Worker, resident_memory
+
+if TYPE_CHECKING:  # the parent stays light: numpy is imported where it is asked for distributions
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class LlamaCppEngine:
@@ -60,6 +61,8 @@ class LlamaCppEngine:
 
         The child hands them over in a file of the system's temporary folder.
         """
+        import numpy as np
+
         with tempfile.TemporaryDirectory() as folder:
             for ids in sequences:
                 path = Path(folder) / "logits.f32"
