@@ -42,6 +42,7 @@ class Job:
             "finetune.lora.checkpoint_seconds": 0.01,
             "evaluate.tasks.tasks": folder / "tasks.jsonl",
             "evaluate.tasks.heldout_limit": 2,
+            "gates.gates.accept": '["survival", "task"]',  # of eight steps of training and eight tasks
             "agent.react.max_steps": 2,
             "agent.react.max_tokens": 40,
         }
