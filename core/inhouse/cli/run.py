@@ -20,14 +20,14 @@ from inhouse.cli.common import emit, home_option, json_option, load_recipe, open
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Show log lines.")
 def command(
-    recipe: str, sets: tuple[str, ...], accept: tuple[str, ...], quiet: bool, as_json: bool, verbose: bool, **where: Any
+    recipe: str, sets: tuple[str, ...], accept: tuple[str, ...], quiet: bool, as_json: bool, verbose: bool, **more: Any
 ) -> None:
     """Run RECIPE; finished steps are not run again, a killed one goes on from its checkpoint."""
     loaded = load_recipe(recipe, (*sets, *([f"gates.gates.accept={list(accept)}"] if accept else [])))
-    kernel = open_kernel(where["home"], verbose=verbose)
+    kernel = open_kernel(more["home"], verbose=verbose)
     cancel = stop_on_interrupt()
     terminal = sys.stderr.isatty() and not quiet
-    run = kernel.run(loaded, until=where["until"], terminal=terminal, cancel=cancel)
+    run = kernel.run(loaded, until=more["until"], terminal=terminal, cancel=cancel)
     if as_json:
         emit(run.record)
     elif run.record.bundle:
