@@ -132,12 +132,6 @@ static void down(const bf16 *x, long rows, long size, pair *to) {
   }
 }
 
-/* `size`: a multiple of 16 */
-static void narrow_row(const float *x, long size, bf16 *to) {
-  for (long j = 0; j < size; j += 16)
-    _mm256_storeu_si256((__m256i *)(to + j), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + j)));
-}
-
 /* two rows -> the pairs of their columns; `size`: a multiple of 16 */
 static void join(const float *one, const float *two, long size, pair *to) {
   for (long j = 0; j < size; j += 16) {

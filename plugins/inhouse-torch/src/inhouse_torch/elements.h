@@ -3,6 +3,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 typedef uint16_t bf16;
 
@@ -17,6 +20,15 @@ static inline bf16 narrow(float f) { /* to the nearest, ties to even */
   uint32_t u;
   memcpy(&u, &f, 4);
   return f != f ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
+
+static inline void narrow_row(const float *x, long size, bf16 *to) {
+  long j = 0;
+#ifdef __AVX512BF16__
+  for (; j + 16 <= size; j += 16)
+    _mm256_storeu_si256((__m256i *)(to + j), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + j)));
+#endif
+  for (; j < size; j++) to[j] = narrow(x[j]);
 }
 
 static inline float exponential(float x) { /* 2^n times a polynomial; 2e-7 off, vectorised unlike expf */

@@ -4,31 +4,42 @@
 
 static inline float sigmoid(float x) { return 1.f / (1.f + exponential(-x)); }
 
+/* Elements of a row that are worked off in fp32 before they are narrowed together, which hardware does many at a time. */
+enum { SPAN = 64 };
+
 void gated(const bf16 *both, bf16 *out, long rows, long size) {
 #pragma omp parallel for schedule(static)
-  for (long m = 0; m < rows; m++) {
-    const bf16 *gate = both + m * 2 * size, *up = gate + size;
-    bf16 *to = out + m * size;
+  for (long m = 0; m < rows; m++)
+    for (long first = 0; first < size; first += SPAN) {
+      const bf16 *gate = both + m * 2 * size + first, *up = gate + size;
+      long count = size - first < SPAN ? size - first : SPAN;
+      float found[SPAN];
 #pragma omp simd
-    for (long j = 0; j < size; j++) {
-      float x = wide(gate[j]);
-      to[j] = narrow(x * sigmoid(x) * wide(up[j]));
+      for (long j = 0; j < count; j++) {
+        float x = wide(gate[j]);
+        found[j] = x * sigmoid(x) * wide(up[j]);
+      }
+      narrow_row(found, count, out + m * size + first);
     }
-  }
 }
 
 void gated_backward(const bf16 *both, const bf16 *grad, bf16 *out, long rows, long size) {
 #pragma omp parallel for schedule(static)
-  for (long m = 0; m < rows; m++) {
-    const bf16 *gate = both + m * 2 * size, *up = gate + size, *from = grad + m * size;
-    bf16 *to_gate = out + m * 2 * size, *to_up = to_gate + size;
+  for (long m = 0; m < rows; m++)
+    for (long first = 0; first < size; first += SPAN) {
+      const bf16 *gate = both + m * 2 * size + first, *up = gate + size, *from = grad + m * size + first;
+      bf16 *to_gate = out + m * 2 * size + first, *to_up = to_gate + size;
+      long count = size - first < SPAN ? size - first : SPAN;
+      float of_gate[SPAN], of_up[SPAN];
 #pragma omp simd
-    for (long j = 0; j < size; j++) {
-      float x = wide(gate[j]), s = sigmoid(x), g = wide(from[j]);
-      to_up[j] = narrow(g * x * s);
-      to_gate[j] = narrow(g * wide(up[j]) * s * (1.f + x * (1.f - s)));
+      for (long j = 0; j < count; j++) {
+        float x = wide(gate[j]), s = sigmoid(x), g = wide(from[j]);
+        of_up[j] = g * x * s;
+        of_gate[j] = g * wide(up[j]) * s * (1.f + x * (1.f - s));
+      }
+      narrow_row(of_gate, count, to_gate);
+      narrow_row(of_up, count, to_up);
     }
-  }
 }
 
 void norm(const float *x, const float *weight, float *inverse, bf16 *out, long rows, long size, float eps) {
@@ -92,7 +103,8 @@ void slopes(bf16 *logits, const int64_t *targets, double *losses, long rows, lon
     losses[m] = (double)top + log((double)sum) - picked;
     float share = 1.f / sum, own = kept[targets[m]] * share - 1.f;
 #pragma omp simd
-    for (long j = 0; j < size; j++) row[j] = narrow(kept[j] * share);
+    for (long j = 0; j < size; j++) kept[j] *= share;
+    narrow_row(kept, size, row);
     row[targets[m]] = narrow(own);
   }
   free(kept);
