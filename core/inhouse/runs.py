@@ -57,8 +57,8 @@ class OpenRun:
         ones as they were made.
         """
         peak = max((each.peak_memory_bytes for each in steps), default=0)
-        facts: dict[str, Any] = {"steps": tuple(steps), "seconds": seconds, "peak_memory_bytes": peak}
-        record = evolve(self.record, **facts, **ended)
+        facts: dict[str, Any] = {"steps": tuple(steps), "seconds": seconds, "peak_memory_bytes": peak, **ended}
+        record = evolve(self.record, **facts)
         write_text(self.folder / "run.json", codec.dumps(record, indent=1))
         return record
 
