@@ -52,7 +52,7 @@ class _Flash(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, cos, sin, sums, layout = ctx.saved_tensors
         found = [_empty(each.shape) for each in (q, k, v)]
