@@ -69,12 +69,14 @@ class Converted:
                 yield block
                 continue
             exact = as_float32(block, self.source)
-            if self.shift:
-                exact = exact + self.shift
-            made = from_float32(exact, self.wanted)
-            if self.wanted == "F16" and not np.isfinite(made).all() and np.isfinite(exact).all():
-                raise DataError(f"{self.name} has values beyond float16 (65504)", hint=self.hint)
-            yield made
+            yield self.rounded(exact + self.shift if self.shift else exact)
+
+    def rounded(self, exact: NDArray[np.float32]) -> Array:
+        """``exact`` in the wanted format. Raises ``DataError`` for a value out of its range."""
+        made = from_float32(exact, self.wanted)
+        if self.wanted == "F16" and not np.isfinite(made).all() and np.isfinite(exact).all():
+            raise DataError(f"{self.name} has values beyond float16 (65504)", hint=self.hint)
+        return made
 
     def tofile(self, file: IO[bytes]) -> None:
         """Writes the values at the file's position."""
