@@ -175,3 +175,10 @@ def test_values_that_cannot_be_written(adapter: Path, base: Path, tmp_path: Path
 def test_an_empty_adapter(adapter: Path, base: Path, tmp_path: Path) -> None:
     respell(adapter, lambda found: found.clear())
     _refused(adapter, base, tmp_path, "nothing in the adapter")
+
+
+def test_folders_that_are_no_adapter(adapter: Path, base: Path, tmp_path: Path) -> None:
+    for path in (base, tmp_path / "missing", adapter / "adapter_config.json"):
+        with pytest.raises(DataError, match="no adapter folder"):
+            convert(base, tmp_path / "model.gguf", "F16", quiet, path)
+    assert not list(tmp_path.glob("model.gguf*"))

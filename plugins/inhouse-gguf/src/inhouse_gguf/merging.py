@@ -31,7 +31,7 @@ from inhouse_gguf.lora import (
     weights_of,
 )
 from inhouse_gguf.source import Source, SourceTensor, read_json, read_tensors
-from inhouse_gguf.values import Array, Converted, as_float32
+from inhouse_gguf.values import Array, Converted, add_to, as_float32, to_bfloat16
 
 KNOWN = READ | {"use_dora", "modules_to_save"}
 """Keys of adapter_config.json that are followed here; others have to be empty or neutral."""
@@ -39,7 +39,7 @@ KNOWN = READ | {"use_dora", "modules_to_save"}
 INSTEAD = "merge it with peft (merge_and_unload, save_pretrained), and convert that folder"
 RIGHT = "the model that the adapter was trained on"
 
-ROWS = 1 << 17
+AT_ONCE = 1 << 16
 """Values computed at once: what is between two roundings stays in the processor's cache."""
 
 HEAD, EMBEDDINGS = "lm_head.weight", ("embed_tokens.weight", "wte.weight")
@@ -121,23 +121,28 @@ class Merged(Converted):
 
     def blocks(self) -> Iterator[Array]:
         """Blocks of rows in the wanted format. Raises ``DataError`` for a value that is none, or out of its range."""
-        rows = max(1, ROWS // self.values.shape[1])
-        for start in range(0, len(self.values), rows):
-            whole = self._merged(slice(start, start + rows))
+        count, columns = self.values.shape
+        rows = max(1, AT_ONCE // columns)
+        sums = np.empty((min(rows, count), columns), np.float32)
+        scratch = np.empty(sums.shape, np.uint32)
+        for start in range(0, count, rows):
+            block = slice(start, min(start + rows, count))
+            size = block.stop - start
+            whole = self._merged(block, sums[:size], scratch[:size])
             if not np.isfinite(whole).all():
                 raise DataError(f"{self.name} has values that are no numbers once the adapter is merged")
-            yield self.rounded(whole)
+            yield to_bfloat16(whole, scratch[:size]) if self.wanted == "BF16" else self.rounded(whole)
 
-    def _merged(self, block: slice) -> Array:
-        """Some rows, in float32."""
+    def _merged(self, block: slice, sums: Array, scratch: Array) -> Array:
+        """Some rows in float32, in ``sums``."""
         with np.errstate(all="ignore"):  # what comes of it is looked at
-            whole: Array = self.b[block] @ self.a
-            whole *= self.scale
-            whole += as_float32(self.values[block], self.source)
+            np.matmul(self.b[block], self.a, out=sums)
+            sums *= self.scale
+            add_to(sums, self.values[block], self.source, scratch)
             if self.magnitude is not None:
-                norms = np.sqrt(np.einsum("ij,ij->i", whole, whole))
-                whole *= (self.magnitude[block] / norms)[:, None]
-        return whole
+                norms = np.sqrt(np.einsum("ij,ij->i", sums, sums))
+                sums *= (self.magnitude[block] / norms)[:, None]
+        return sums
 
 
 def open_merging(folder: Path, base: Source, family: Family) -> Merging:

@@ -61,7 +61,7 @@ def read_json(path: Path, *, of: str = "model") -> dict[str, Any]:
     """A JSON object from a file of a folder ``of`` this kind; raises ``DataError`` with the line of the mistake."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"there is no such file, so this is no {of} folder", where=str(path)) from None
     except json.JSONDecodeError as error:
         raise DataError(f"is no JSON: {error.msg}", where=f"{path}:{error.lineno}") from error

@@ -42,6 +42,26 @@ def from_float32(values: NDArray[np.float32], dtype: str) -> Array:
     return values
 
 
+def add_to(sums: NDArray[np.float32], values: Array, dtype: str, scratch: NDArray[np.uint32]) -> None:
+    """Adds ``values`` (bfloat16 as uint16 bits) to ``sums``; no new arrays, whose pages cost more than the sums."""
+    if dtype == "BF16":
+        np.left_shift(values, 16, out=scratch, dtype=np.uint32)
+        sums += scratch.view(np.float32)
+    else:
+        sums += values
+
+
+def to_bfloat16(values: NDArray[np.float32], scratch: NDArray[np.uint32]) -> Array:
+    """What :func:`from_float32` gives, as uint16 bits; ``values`` are used up."""
+    bits = values.view(np.uint32)
+    np.right_shift(bits, 16, out=scratch)
+    scratch &= np.uint32(1)
+    scratch += np.uint32(0x7FFF)
+    bits += scratch
+    bits >>= np.uint32(16)
+    return bits.astype(np.uint16)
+
+
 class Converted:
     """A tensor that becomes another format while it is written.
 
