@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_COMMANDS = "init plan report step config artifacts events doctor verify diff reproduce"
+_COMMANDS = {"inhouse-commands": "init plan report step config artifacts events doctor verify diff reproduce"}
 _BRINGS = {
     "source": {"inhouse-smollm2": "smollm2 local hub", "inhouse-data": "jsonl"},
     "trainer": {"inhouse-torch": "pretrain scratch", "inhouse-peft": "lora"},
@@ -17,7 +17,7 @@ _BRINGS = {
     "tool": {"inhouse-tools": "search_knowledge calculator sqlite"},
     "evaluator": {"inhouse-evaluate": "tasks", "inhouse-gates": "gates"},
     "packager": {"inhouse-bundle": "folder"},
-    "command": {"inhouse-answer": "ask chat", "inhouse-tune": "tune", "inhouse-commands": _COMMANDS},
+    "command": {"inhouse-answer": "ask chat", "inhouse-tune": "tune", "inhouse-bench": "bench", **_COMMANDS},
 }
 
 FIRST_PARTY: Mapping[tuple[str, str], str] = {

@@ -19,6 +19,7 @@ from support.distributions import registry
 
 COMMANDS = {
     "inhouse-answer": "inhouse_answer",
+    "inhouse-bench": "inhouse_bench",
     "inhouse-commands": "inhouse_commands",
     "inhouse-tune": "inhouse_tune",
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import Any
 
 import click
 
@@ -32,6 +31,7 @@ COMMANDS = {
     "artifacts": "List or verify what is in the store.",
     "events": "Show, follow or replay the events of a run.",
     "doctor": "Check this machine and the installed plugins.",
+    "bench": "Measure this machine with a model made on the spot.",
 }
 """What ``--help`` lists without loading a plugin: the core's own and the first-party ones, in the order of use."""
 
@@ -53,8 +53,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS and not any(each.spec.name == name for each in registry.all("command")):
             return None
         backend = registry.get("command", cmd_name)
-        made: Any = backend.load()
-        if not isinstance(made, click.Command):
+        if not isinstance(made := backend.load(), click.Command):
             raise PluginError(f"{backend.spec.factory} is no click command", plugin=backend.label)
         return made
 

@@ -78,7 +78,8 @@ def _command(use: str, spec: Spec) -> click.Command:
         else:
             click.echo("\n".join(str(each) for each in folders.values()))
 
-    kinds = [f"[{each.kind}]" if each.optional else each.kind for each in spec.consumes]
+    wanted, names = _wanted(spec), [each.kind for each in spec.consumes]
+    kinds = [name if number in wanted else f"[{name}]" for number, name in enumerate(names)]
     argument = click.Argument(["inputs"], nargs=-1, metavar=" ".join(kinds) or "(no inputs)")
     options = [_option(flags[name], name, *rest) for name, *rest in rows]
     help_ = f"{spec.summary}. Inputs are folders; KIND=FOLDER says what kind one is."
@@ -108,9 +109,17 @@ def _option(flag: str, name: str, kind: str, default: Any, help_: str) -> click.
     )
 
 
+def _wanted(spec: Spec) -> dict[int, str]:
+    """Kind of each input that has to be given, by its place: one of a kind is taken for all inputs of that kind."""
+    found: dict[int, str] = {}
+    for number, each in enumerate(spec.consumes):
+        if not each.optional and each.kind not in found.values():
+            found[number] = each.kind
+    return found
+
+
 def _given(inputs: Sequence[str], spec: Spec) -> dict[tuple[str, str], Artifact]:
-    least = sum(not each.optional for each in spec.consumes)
-    if not least <= len(inputs) <= len(spec.consumes):
+    if not max(_wanted(spec), default=-1) < len(inputs) <= len(spec.consumes):
         raise click.UsageError(f"takes {' '.join(each.kind for each in spec.consumes) or 'no folder'}")
     given = {}
     for number, (text, wanted) in enumerate(zip(inputs, spec.consumes, strict=False), 1):

@@ -24,11 +24,16 @@ class Load:
 
 def measure_load(engine: Engine, text: str = "") -> Load:
     """Fills the context with ``text``, over and over, then decodes; 0.0 tokens per second when nothing was said."""
-    ids = engine.tokenize(text or _TEXT)
-    prefill = None
-    if "logprobs" in engine.features:
-        started = time.perf_counter()
-        engine.logprobs([(ids * (engine.context // len(ids) + 1))[: engine.context]])
-        prefill = engine.context / (time.perf_counter() - started)
+    prefill = fill(engine, text)
     speed = measure_speed(engine).single or 0.0
     return Load(engine.memory(), speed, prefill)
+
+
+def fill(engine: Engine, text: str = "") -> float | None:
+    """Fills the context with ``text``, over and over; tokens per second of reading (None: it cannot be asked to)."""
+    if "logprobs" not in engine.features:
+        return None
+    ids = engine.tokenize(text or _TEXT)
+    started = time.perf_counter()
+    engine.logprobs([(ids * (engine.context // len(ids) + 1))[: engine.context]])
+    return engine.context / (time.perf_counter() - started)

@@ -59,6 +59,10 @@ class GgufOptions:
         default=None,
         metadata={"help": "llama.cpp's convert_hf_to_gguf.py, to convert architectures that are not known here"},
     )
+    adapter: Path | None = field(
+        default=None,
+        metadata={"help": "folder of a LoRA adapter of peft, merged into the model while it is converted"},
+    )
     imatrix: Literal["auto", "on", "off"] = field(
         default="auto",
         validator=validators.in_(("auto", "on", "off")),
@@ -81,6 +85,8 @@ class GgufOptions:
         """Raises ``ValueError`` for options that exclude each other."""
         if self.imatrix_file and self.imatrix == "off":
             raise ValueError("'imatrix' is off, and imatrix_file names one")
+        if self.adapter and self.type == AUTO:
+            raise ValueError("'adapter' needs a type: auto compares with the model's folder, where it is not merged")
         if self.type in PLAIN_TYPES and (self.imatrix_file or self.imatrix == "on"):
             raise ValueError(f"'imatrix' has no use: {self.type} is not quantised")
 

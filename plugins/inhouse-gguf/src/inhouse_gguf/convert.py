@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGUFType, GGUFWriter, LlamaFileType, ge
 
 from inhouse.errors import DataError
 from inhouse_gguf.families import Family, family_of
+from inhouse_gguf.merging import Change, open_merging
 from inhouse_gguf.source import STORED, Source, open_source, unknown_dtype
 from inhouse_gguf.tokenizer import read_vocabulary, write_vocabulary
 from inhouse_gguf.values import TYPES, Converted
@@ -49,15 +50,22 @@ def exact_type(folder: Path) -> str:
     return stored.pop() if len(stored) == 1 else "F32"
 
 
-def convert(folder: Path, target: Path, wanted: str, progress: Progress) -> None:
+def convert(folder: Path, target: Path, wanted: str, progress: Progress, adapter: Path | None = None) -> None:
     """Writes ``folder`` (``model/hf``) as the GGUF file ``target`` with matrices as ``wanted`` (F32, F16, BF16).
 
-    Vectors and learned positions stay float32, as llama.cpp wants them. The file appears under its name only when it
-    is whole. Raises ``DataError`` for what cannot be converted, before anything is written.
+    Vectors and learned positions stay float32, as llama.cpp wants them. The LoRA ``adapter`` (``adapter/peft``) is
+    merged in float32 while the base is read, and each weight rounded once. The file appears under its name only when
+    it is whole. Raises ``DataError`` for what cannot be converted or merged, before anything is written, and for
+    values that are no numbers or beyond the format.
     """
     source = open_source(folder)
     family = family_of(source)
-    tensors = _plan(source, family, wanted)
+    changes: Mapping[str, Change] = {}
+    if adapter is not None:
+        merging = open_merging(adapter, source, family)
+        merging.check(family, places(source, family))
+        source, changes = merging.source, merging.changes
+    tensors = _plan(source, family, wanted, changes)
     rows = next(each.shape[0] for each in tensors if each.name == "token_embd.weight")
     vocabulary = read_vocabulary(folder, rows)
     aside = target.with_name(target.name + ".part")
@@ -82,7 +90,7 @@ def write_header(folder: Path, target: Path, wanted: str) -> None:
     """
     source = open_source(folder)
     family = family_of(source)
-    tensors = _plan(source, family, wanted)
+    tensors = _plan(source, family, wanted, {})
     writer = GGUFWriter(target, family.arch_name)
     try:
         _describe(writer, source, tensors, wanted)
@@ -103,10 +111,9 @@ def commit(aside: Path, target: Path) -> None:
 def places(source: Source, family: Family) -> dict[str, str]:
     """The name in GGUF of each tensor that is converted, in the file's order; ``DataError`` for one without."""
     names = get_tensor_name_map(family.arch, source.need(family.layers))
-    tied = bool(source.config.get("tie_word_embeddings", family.tied))
     known: dict[str, str] = {}
     for name in source.tensors:
-        if name.endswith(family.skip) or (tied and name == "lm_head.weight"):
+        if name.endswith(family.skip) or (family.is_tied(source) and name == "lm_head.weight"):
             continue
         found = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
@@ -117,8 +124,8 @@ def places(source: Source, family: Family) -> dict[str, str]:
     return known
 
 
-def _plan(source: Source, family: Family, wanted: str) -> list[Planned]:
-    """What will be written, in the file's order; checks that each tensor has a place."""
+def _plan(source: Source, family: Family, wanted: str, changes: Mapping[str, Change]) -> list[Planned]:
+    """What will be written, in the file's order; checks that each tensor has a place. ``changes`` by tensor name."""
     planned: list[Planned] = []
     for name, found in places(source, family).items():
         shape = family.shape(source.tensors[name])
@@ -126,7 +133,8 @@ def _plan(source: Source, family: Family, wanted: str) -> list[Planned]:
 
         def load(name: str = name, found: str = found, kept: str = kept) -> Converted:
             stored = source.tensors[name]
-            return Converted(found, family.load(source, stored), stored.dtype, kept, shift=family.shift(name))
+            plain = Converted(found, family.load(source, stored), stored.dtype, kept, shift=family.shift(name))
+            return changes[name].apply(source, family, plain) if name in changes else plain
 
         planned.append(Planned(found, shape, kept, load))
     for made in family.made(source):

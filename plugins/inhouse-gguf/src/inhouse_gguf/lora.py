@@ -1,14 +1,14 @@
 """Reads a LoRA adapter as peft saves it: adapter_config.json and adapter_model.safetensors, nothing else.
 
-What a GGUF adapter cannot say is refused here: llama.cpp adds ``alpha / rank * lora_b @ lora_a`` to matrices,
-and that is all.
+What a GGUF adapter cannot say is refused by :func:`open_adapter`: llama.cpp adds ``alpha / rank * lora_b @ lora_a`` to
+matrices, and that is all. What can be merged into a base is more: :mod:`inhouse_gguf.merging`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
 SCALED = re.compile(r"\^?(?:[\w-]|\\?\.)+")
 """Keys of ``rank_pattern`` and ``alpha_pattern`` that are taken: (ends of) module names, no other expressions."""
 
-INSTEAD = 'the merged model can be converted: use = "gguf"'
+INSTEAD = 'the merged model can be converted: use = "gguf", with adapter = "FOLDER"'
 
 
 @frozen
@@ -68,8 +68,8 @@ class Adapter:
 
 
 @frozen
-class _Config:
-    """The checked adapter_config.json."""
+class Scales:
+    """What adapter_config.json says of ranks and of how often each pair counts."""
 
     rank: int
     alpha: float
@@ -92,20 +92,26 @@ def open_adapter(folder: Path) -> Adapter:
 
     Raises ``DataError`` for what is missing, broken, pickled, no LoRA, or more than a GGUF adapter can say.
     """
-    config = _config(folder / CONFIG)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        pickled = (folder / "adapter_model.bin").exists()
-        why = "adapter_model.bin is a pickle, which can run code" if pickled else f"there is no {WEIGHTS}"
-        raise DataError(f"{why}; safetensors are wanted", where=str(folder))
+    scales = _scales(folder / CONFIG)
+    path = weights_of(folder)
     halves: dict[str, dict[str, SourceTensor]] = {}
     for tensor in read_tensors(path):
         module, half = _parts(tensor.name, str(path))
         halves.setdefault(module, {})[half] = tensor
     if not halves:
         raise DataError("there is nothing in the adapter", where=str(path))
-    pairs = tuple(_pair(module, found, config, str(path)) for module, found in halves.items())
-    return Adapter(folder, config.rank, config.scale(config.alpha, config.rank), pairs)
+    pairs = tuple(make_pair(module, found, scales, str(path)) for module, found in halves.items())
+    return Adapter(folder, scales.rank, scales.scale(scales.alpha, scales.rank), pairs)
+
+
+def weights_of(folder: Path) -> Path:
+    """The safetensors file of an adapter folder. Raises ``DataError`` where there is none."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = (folder / "adapter_model.bin").exists()
+        why = "adapter_model.bin is a pickle, which can run code" if pickled else f"there is no {WEIGHTS}"
+        raise DataError(f"{why}; safetensors are wanted", where=str(folder))
+    return path
 
 
 def _parts(name: str, where: str) -> tuple[str, str]:
@@ -120,11 +126,14 @@ def _parts(name: str, where: str) -> tuple[str, str]:
     raise DataError(f"{name} is no lora_A or lora_B of a linear layer", where=where, hint=INSTEAD)
 
 
-def _pair(module: str, found: Mapping[str, SourceTensor], config: _Config, where: str) -> Pair:
-    if len(found) < 2:
-        raise DataError(f"{module} has lora_{next(iter(found))} only", where=where)
+def make_pair(module: str, found: Mapping[str, SourceTensor], scales: Scales, where: str) -> Pair:
+    """The halves ``A`` and ``B`` of a module. Raises ``DataError`` unless both have the rank of ``scales``."""
+    halves = [half for half in "AB" if half in found]
+    if len(halves) < 2:
+        there = f"lora_{halves[0]} only" if halves else "neither lora_A nor lora_B"
+        raise DataError(f"{module} has {there}", where=where)
     a, b = found["A"], found["B"]
-    rank, scale = config.of(module)
+    rank, scale = scales.of(module)
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
         raise DataError(
             f"{module} has the shapes {list(a.shape)} and {list(b.shape)}; {CONFIG} says rank {rank}",
@@ -133,22 +142,37 @@ def _pair(module: str, found: Mapping[str, SourceTensor], config: _Config, where
     return Pair(module, a, b, scale)
 
 
-def _config(path: Path) -> _Config:
+def _scales(path: Path) -> Scales:
     """Reads adapter_config.json; everything that is not known to be harmless is refused."""
     found, where = read_json(path, of="adapter"), str(path)
-    if str(found.get("peft_type")).upper() != "LORA":
-        raise DataError(f"peft_type is {found.get('peft_type')}; LORA can be converted", where=where)
+    check_kind(found, where, INSTEAD)
     if found.get("use_dora"):
         raise DataError("this is DoRA, which a GGUF adapter cannot express", where=where, hint=INSTEAD)
     if found.get("bias", "none") != "none":
         raise DataError(f"bias = {found['bias']!r}: a GGUF adapter has no biases", where=where, hint=INSTEAD)
+    check_keys(found, READ, "a GGUF adapter cannot say", where, INSTEAD)
+    return read_scales(found, where)
+
+
+def check_kind(found: Mapping[str, Any], where: str, hint: str) -> None:
+    """Raises ``DataError`` for what is no LoRA, or one whose beginning changed the base's weights too."""
+    if str(found.get("peft_type")).upper() != "LORA":
+        raise DataError(f"peft_type is {found.get('peft_type')}; LORA can be converted", where=where)
     if found.get("init_lora_weights", True) not in BEGINNINGS:
         how = found["init_lora_weights"]
-        raise DataError(f"init_lora_weights = {how!r} changes the base too", where=where, hint=INSTEAD)
+        raise DataError(f"init_lora_weights = {how!r} changes the base too", where=where, hint=hint)
+
+
+def check_keys(found: Mapping[str, Any], known: Collection[str], cannot: str, where: str, hint: str) -> None:
+    """Raises ``DataError`` for a key that says something and is not among ``known`` or ``NEUTRAL``."""
     for key, value in found.items():
-        if value and key not in READ | NEUTRAL:
-            raise DataError(f"a GGUF adapter cannot say {key} = {value!r}", where=where, hint=INSTEAD)
-    return _Config(
+        if value and key not in known and key not in NEUTRAL:
+            raise DataError(f"{cannot} {key} = {repr(value)[:80]}", where=where, hint=hint)
+
+
+def read_scales(found: Mapping[str, Any], where: str) -> Scales:
+    """Ranks and scales of a checked adapter_config.json. Raises ``DataError`` for values that are none."""
+    return Scales(
         rank=int(_number(found.get("r"), "r", where, whole=True)),
         alpha=_number(found.get("lora_alpha"), "lora_alpha", where),
         root=bool(found.get("use_rslora")),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import asdict, evolve
 
-from inhouse.errors import ResourceError
+from inhouse.errors import DataError, ResourceError
 from inhouse.protocols import Step
 from inhouse.values import Artifact
 from inhouse_gguf import AUTO, MATRIX_TYPES, PLAIN_TYPES, AdapterOptions, GgufOptions
@@ -21,8 +21,10 @@ from inhouse_gguf.families import FAMILIES, architecture
 from inhouse_gguf.importance import NAME as MATRIX
 from inhouse_gguf.importance import importance
 from inhouse_gguf.ladder import choose, climb
+from inhouse_gguf.merging import INSTEAD
 from inhouse_gguf.outside import convert_outside
 from inhouse_gguf.source import open_source
+from inhouse_gguf.trained import check_base
 
 NAME = "model.gguf"
 ADAPTER = "adapter.gguf"
@@ -33,7 +35,7 @@ class GgufQuantizer:
 
     The 16-bit GGUF that llama.cpp quantises from keeps the weights' own format (bfloat16 stays bfloat16:
     nothing is rounded twice). It lies in the step's checkpoints, and so does the importance matrix, so that a killed
-    run makes neither again.
+    run makes neither again. With ``adapter`` the 16-bit GGUF is written with it merged; no merged folder is made.
     """
 
     def __init__(self, options: GgufOptions) -> None:
@@ -63,10 +65,13 @@ class GgufQuantizer:
         too, the first model of the run; notes ``ladder``.
 
         Raises ``DataError`` for a model that cannot be converted, a matrix that is not the model's, or one that is
-        needed and cannot be computed; ``ResourceError`` without room on the disk; ``EngineError`` or ``StepError``
-        when llama.cpp (its converter included) fails, and ``StepError`` when no type of the ladder holds.
+        needed and cannot be computed, and an adapter that is not the model's or cannot be merged; ``ResourceError``
+        without room on the disk; ``EngineError`` or ``StepError`` when llama.cpp (its converter included) fails, and
+        ``StepError`` when no type of the ladder holds.
         """
         target, kind = step.output / NAME, self.options.type
+        if self.options.adapter is not None:
+            check_base(self.options.adapter, model)
         if kind in PLAIN_TYPES:
             self._convert(step, model.path, target, kind.upper())
         else:
@@ -116,11 +121,17 @@ class GgufQuantizer:
         def tell(done: int, total: int, name: str) -> None:
             step.progress(done, total, unit="B", note=f"converting {name}".strip())
 
-        script = self.options.converter
-        if script is not None and architecture(open_source(folder)) not in FAMILIES:
+        script, adapter = self.options.converter, self.options.adapter
+        if script is None or architecture(open_source(folder)) in FAMILIES:
+            convert(folder, target, wanted, tell, adapter)
+        elif adapter is None:
             convert_outside(script, folder, target, wanted, tell)
         else:
-            convert(folder, target, wanted, tell)
+            raise DataError(
+                f"{script.name} converts this architecture, and cannot merge an adapter",
+                where=str(adapter),
+                hint=INSTEAD,
+            )
 
     def _quantize(self, step: Step, source: Path, kind: str, target: Path, matrix: Path | None) -> None:
         _need_room(target.parent, source.stat().st_size // 2)

@@ -16,6 +16,12 @@ from inhouse.errors import DataError
 
 Array = NDArray[Any]
 
+BROKEN = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(OverflowError, MemoryError, RecursionError),
+)
+"""What reading a broken safetensors header raises."""
+
 STORED: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 """safetensors dtype -> how its bytes are viewed; numpy has no bfloat16, its bits are kept as uint16."""
 
@@ -55,12 +61,14 @@ def read_json(path: Path, *, of: str = "model") -> dict[str, Any]:
     """A JSON object from a file of a folder ``of`` this kind; raises ``DataError`` with the line of the mistake."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"there is no such file, so this is no {of} folder", where=str(path)) from None
     except json.JSONDecodeError as error:
         raise DataError(f"is no JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"is no UTF-8: {error.reason}", where=str(path)) from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise DataError(f"is no JSON that can be read: {error}", where=str(path)) from error
     if not isinstance(found, dict):
         raise DataError("should hold a JSON object", where=str(path))
     return found
@@ -95,7 +103,7 @@ def read_tensors(path: Path, *, strict: bool = True) -> Iterator[SourceTensor]:
     size = path.stat().st_size
     try:
         found = SafetensorsLocal(path).tensors
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
+    except BROKEN as error:
         raise DataError(f"the safetensors header is broken: {error}", where=str(path)) from error
     for name, tensor in found.items():
         if tensor.dtype not in STORED and strict:
@@ -104,6 +112,8 @@ def read_tensors(path: Path, *, strict: bool = True) -> Iterator[SourceTensor]:
         if not all(isinstance(n, int) and n > 0 for n in shape):
             raise DataError(f"{name} has the impossible shape {list(shape)}", where=str(path))
         span = tensor.data_range
+        if not isinstance(span.offset, int) or not isinstance(span.size, int):
+            raise DataError(f"the safetensors header is broken: the place of {name} is no integer", where=str(path))
         known = STORED.get(tensor.dtype)
         bytes_wanted = int(np.prod(shape, dtype=object)) * known.itemsize if known is not None else span.size
         if span.size != bytes_wanted or span.offset < 8 or span.offset + span.size > size:

@@ -42,6 +42,26 @@ def from_float32(values: NDArray[np.float32], dtype: str) -> Array:
     return values
 
 
+def add_to(sums: NDArray[np.float32], values: Array, dtype: str, scratch: NDArray[np.uint32]) -> None:
+    """Adds ``values`` (bfloat16 as uint16 bits) to ``sums``; no new arrays, whose pages cost more than the sums."""
+    if dtype == "BF16":
+        np.left_shift(values, 16, out=scratch, dtype=np.uint32)
+        sums += scratch.view(np.float32)
+    else:
+        sums += values
+
+
+def to_bfloat16(values: NDArray[np.float32], scratch: NDArray[np.uint32]) -> Array:
+    """What :func:`from_float32` gives, as uint16 bits; ``values`` are used up."""
+    bits = values.view(np.uint32)
+    np.right_shift(bits, 16, out=scratch)
+    scratch &= np.uint32(1)
+    scratch += np.uint32(0x7FFF)
+    bits += scratch
+    bits >>= np.uint32(16)
+    return bits.astype(np.uint16)
+
+
 class Converted:
     """A tensor that becomes another format while it is written.
 
@@ -69,12 +89,14 @@ class Converted:
                 yield block
                 continue
             exact = as_float32(block, self.source)
-            if self.shift:
-                exact = exact + self.shift
-            made = from_float32(exact, self.wanted)
-            if self.wanted == "F16" and not np.isfinite(made).all() and np.isfinite(exact).all():
-                raise DataError(f"{self.name} has values beyond float16 (65504)", hint=self.hint)
-            yield made
+            yield self.rounded(exact + self.shift if self.shift else exact)
+
+    def rounded(self, exact: NDArray[np.float32]) -> Array:
+        """``exact`` in the wanted format. Raises ``DataError`` for a value out of its range."""
+        made = from_float32(exact, self.wanted)
+        if self.wanted == "F16" and not np.isfinite(made).all() and np.isfinite(exact).all():
+            raise DataError(f"{self.name} has values beyond float16 (65504)", hint=self.hint)
+        return made
 
     def tofile(self, file: IO[bytes]) -> None:
         """Writes the values at the file's position."""

@@ -61,6 +61,10 @@ class Family:
             values = values.T
         return self.arrange(source, tensor.name, values)
 
+    def is_tied(self, source: Source) -> bool:
+        """Whether the head is the embedding."""
+        return bool(source.config.get("tie_word_embeddings", self.tied))
+
     def shift(self, name: str) -> float:
         """What is added to the tensor ``name``."""
         return self.norm_shift if name.endswith("norm.weight") else 0.0
