@@ -154,6 +154,19 @@ def test_the_same_bits_twice(tmp_path: Path, base: Path, chats: Path) -> None:
     check_repeats(lambda step: train(step, base, chats, Grid(0.02, 4)) and None, tmp_path, *KINDS)
 
 
+@pytest.mark.parametrize(("asked", "wanted"), [(0.0, 2.5e-3), (1e-3, 1e-3)])
+def test_the_rounded_part_has_a_learning_rate_of_its_own(
+    make_step: Any, base: Path, chats: Path, monkeypatch: pytest.MonkeyPatch, asked: float, wanted: float
+) -> None:
+    rates = []
+    monkeypatch.setattr(
+        RecordingStep, "metric", lambda self, name, value, at: rates.append(value) if name == "learning_rate" else None
+    )
+    changed = {"quantization_aware_learning_rate": asked, "warmup": 0.0, "decay": "constant"}
+    train(make_step("a"), base, chats, Grid(0.01), **changed)
+    assert sorted(set(rates), reverse=True) == [5e-3, wanted]
+
+
 @pytest.mark.parametrize("option", [{"dora": True}, {"quantized_base": "nf4"}])
 def test_what_cannot_be_merged_each_step_is_refused(make_step: Any, base: Path, chats: Path, option: Any) -> None:
     with pytest.raises(RecipeError, match="plain LoRA layer"):

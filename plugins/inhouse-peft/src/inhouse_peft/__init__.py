@@ -52,6 +52,11 @@ class Lora:
     quantization_aware_epochs: int = field(
         default=1, validator=validators.ge(1), metadata={"help": "passes over the chats with those weights"}
     )
+    quantization_aware_learning_rate: float = field(
+        default=0.0,
+        validator=validators.ge(0),
+        metadata={"help": "peak learning rate of those passes; 0: half of learning_rate"},
+    )
     learning_rate: float = field(
         default=1e-4, validator=validators.gt(0), metadata={"help": "peak learning rate of AdamW"}
     )
@@ -115,5 +120,5 @@ def inhouse_trainers() -> Iterator[TrainerSpec]:
         options=Lora,
         consumes=("model/hf", "text/chat"),
         produces=("model/hf", "adapter/peft"),
-        version=4,
+        version=5,
     )

@@ -212,7 +212,9 @@ class LoraTrainer:
 
     def _hold_to_format(self, step: Step, task: RoundedTask, *, after: int) -> None:
         """Goes on with the weights as the format of ``quantization_aware`` stores them."""
-        settings = Settings.of(self.options, epochs=self.options.quantization_aware_epochs)
+        options = self.options
+        rate = options.quantization_aware_learning_rate or options.learning_rate / 2
+        settings = Settings.of(options, epochs=options.quantization_aware_epochs, learning_rate=rate)
         fitting = partial(fit, task, settings, seed=step.seed + 1, folder=step.checkpoints / "rounded")
         telling(step, lambda tell: fitting(tell=tell), after=after, prefix="rounded_")
         task.close()
