@@ -32,3 +32,8 @@ def measure_load(engine: Engine, text: str = "") -> Load:
         prefill = engine.context / (time.perf_counter() - started)
     speed = measure_speed(engine).single or 0.0
     return Load(engine.memory(), speed, prefill)
+
+
+def settings_of(engine: Engine) -> str:
+    """Which settings an engine runs with and why, where they are not its usual ones; else ''."""
+    return str(getattr(engine, "told", ""))
