@@ -310,7 +310,7 @@ def key_of(step: PlannedStep, inputs: Inputs, recipe: Recipe) -> str:
     if step.uses:
         parts["uses"] = [each.counting() for each in step.uses]
     if step.uses or step.chosen.backend.spec.target:
-        parts["target"] = [recipe.target.memory, recipe.target.context, recipe.target.speed]
+        parts["target"] = [recipe.target.memory, recipe.target.context, recipe.target.speed, recipe.target.disk]
     return fingerprint(parts)
 
 

@@ -163,9 +163,12 @@ class Rounding(Protocol):
 
 
 class Engine(Protocol):
-    """A model held open; a context manager. ``context`` in tokens. Features: grammar, logprobs, distributions, stream.
+    """A model held open; a context manager. ``context`` in tokens. Features: grammar, logprobs, distributions, stream,
+    tools.
 
-    ``batch`` is how many requests it decodes together at most; of more in one call, some wait.
+    ``batch`` is how many requests it decodes together at most; of more in one call, some wait. Engines with the feature
+    ``tools`` take ``render(messages, tools=[...])``, JSON schemas of functions. One may have ``told``, a line that says
+    which settings it runs with and why, where they are not its usual ones.
     """
 
     batch: int

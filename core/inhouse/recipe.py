@@ -268,11 +268,10 @@ class _Reader:
 def _target(reader: _Reader, table: dict[str, Any]) -> Target:
     usual = asdict(Target())
     reader.only(table, usual, "target.")
-    memory = parse_size(table.pop("memory", usual.pop("memory")), reader.where("target.memory"))
-    found = {"memory": memory, **{key: reader.scalar(table, key, value, "target.") for key, value in usual.items()}}
+    sizes = {k: parse_size(table.pop(k, usual.pop(k)), reader.where(f"target.{k}")) for k in ("memory", "disk")}
+    found = {**sizes, **{key: reader.scalar(table, key, value, "target.") for key, value in usual.items()}}
     for key, value in found.items():
-        least = 1 if key in ("memory", "context") else 0
-        if value < least:
+        if value < (least := int(key in ("memory", "context"))):
             raise RecipeError(f"{value} is below {least}", where=reader.where(f"target.{key}"))
     return Target(**found)
 

@@ -31,15 +31,17 @@ class Artifact:
 
 @frozen
 class Target:
-    """The machine that will answer. ``memory`` in bytes, ``context`` in tokens, ``threads`` 0 = all cores.
+    """The machine that will answer. ``memory`` and ``disk`` in bytes, ``context`` in tokens, ``threads`` 0 = all cores.
 
-    ``speed`` is the least tokens per second of one answer; 0 = any.
+    ``speed`` is the least tokens per second of one answer, ``disk`` the most that it has for model and knowledge base;
+    0 = any.
     """
 
     memory: int = 4 << 30
     context: int = 2048
     threads: int = 0
     speed: int = 0
+    disk: int = 0
 
 
 @frozen

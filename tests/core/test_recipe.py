@@ -56,6 +56,11 @@ def test_a_recipe(tmp_path: Path) -> None:
     assert not recipe.run.network
 
 
+def test_a_target_with_a_disk(tmp_path: Path) -> None:
+    target = load(tmp_path, SMALL, "target.disk=500 MB").target
+    assert (target.memory, target.disk, target.speed) == (2 << 30, 500_000_000, 0)
+
+
 def test_a_folder_is_its_recipe(tmp_path: Path) -> None:
     load(tmp_path)
     assert Recipe.load(tmp_path, environment={}).path == tmp_path / "recipe.toml"
@@ -93,6 +98,8 @@ def test_set_may_name_what_the_file_does_not(tmp_path: Path) -> None:
         ('memory = "2GiB"', 'memory = 0', "/recipe.toml:5: target.memory: 0 is below 1"),
         ('memory = "2GiB"', 'memori = 1', "/recipe.toml:5: target.memori: unknown key 'memori'; did you mean 'memory'?"),
         ('memory = "2GiB"', 'threads = -1', "/recipe.toml:5: target.threads: -1 is below 0"),
+        ('memory = "2GiB"', 'disk = "much"', "/recipe.toml:5: target.disk: 'much' is no size"),
+        ('memory = "2GiB"', 'disk = -1', "/recipe.toml:5: target.disk: -1 is below 0"),
         ('memory = "2GiB"', 'context = 1.5', "/recipe.toml:5: target.context: 1.5 is no int"),
         ('use = "blank"', 'use = 3', "/recipe.toml:7: base: names no backend"),
         ('[base]', '[bass]', "/recipe.toml:7: bass: unknown key 'bass'; did you mean 'base'?"),

@@ -93,7 +93,12 @@ def test_a_faithful_file_passes(run: Runs) -> None:
     assert [(each.gate, each.state) for each in run.checked] == [
         ("parity", "passed"), ("survival", "passed"), ("fit", "passed"), ("task", "skipped"),
     ]  # fmt: skip
-    assert "greedy tokens" in run.noted["parity"]["measured"]
+    said = run.noted["parity"]["measured"]
+    assert "37 chats give the same tokens" in said
+    assert "33 of them through the Modelfile's template" in said
+    assert "the template takes no tools" in said
+    assert "greedy tokens the same answer" in said
+    assert "2 answers end by themselves" in said
 
 
 def test_a_gate_that_fails_ends_the_run_and_may_be_accepted(run: Runs) -> None:
@@ -118,6 +123,15 @@ def test_a_machine_that_is_too_small_or_too_slow(run: Runs) -> None:
         run("target.speed=100000000")
 
 
+def test_a_machine_with_too_little_disk(run: Runs) -> None:
+    with pytest.raises(
+        StepError, match=r"gate fit failed: model and knowledge base take .* of disk, the target has 0 MB"
+    ):
+        run("target.disk=100KB")
+    assert run("target.disk=100MB")["fit"] == "passed"
+    assert "on disk (target 100 MB)" in run.noted["fit"]["measured"]
+
+
 def test_another_kind_of_quantised_model_is_judged_too(run: Runs) -> None:
     states = run("quantize.use=bitsandbytes", "target.memory=64GiB", 'gates.gates.accept=["survival"]')
     assert states["parity"] == "skipped"
@@ -137,6 +151,18 @@ def test_a_template_that_changed_on_the_way_is_found(run: Runs, monkeypatch: pyt
     monkeypatch.setattr(tokenizer, "_keep_template_plain", spoil)
     with pytest.raises(StepError, match="gate parity failed: the GGUF's template differs from transformers at token"):
         run("quantize.gguf.type=f32")
+
+
+def test_tools_are_rendered_by_both(run: Runs) -> None:
+    template = run.project / "base" / "chat_template.jinja"
+    plain = template.read_text()
+    head = "{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson(indent=2) }}{% endfor %}</tools>{% endif %}"
+    try:
+        template.write_text(head + plain)
+        assert run()["parity"] == "passed"
+        assert "4 of them with tools" in run.noted["parity"]["measured"]
+    finally:
+        template.write_text(plain)
 
 
 def test_wrong_weights_are_found(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_inputs_and_steps(kernel: Kernel, bundle: Path, lineage: dict[str, Any])
         "step": "base", "kind": "model/gguf", "digest": lineage["inputs"][0]["digest"],
     }  # fmt: skip
     assert lineage["adapter"] is None
-    assert lineage["target"] == {"memory": 4 << 30, "context": 512, "threads": 0, "speed": 0}
+    assert lineage["target"] == {"memory": 4 << 30, "context": 512, "threads": 0, "speed": 0, "disk": 0}
     assert lineage["installed"]["inhouse-bundle"]
     assert made["bundle"].meta["lineage"] == file_digest(bundle / "lineage.json")
 

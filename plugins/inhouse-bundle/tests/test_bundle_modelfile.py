@@ -1,4 +1,4 @@
-"""The Modelfile: ChatML is found by rendering, hostile templates and texts do no harm."""
+"""The Modelfile: the template that was found, or why there is none; texts that do no harm."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from inhouse.errors import ArtifactError
-from inhouse_bundle.chatml import expected, is_chatml, renders_chatml
 from inhouse_bundle.gguf_file import read_gguf
 from inhouse_bundle.modelfile import modelfile
 
-MARKS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
+SHOUTING = "{% for m in messages %}[{{ m.role }}] {{ m.content | upper }}{{ eos_token }}{% endfor %}"
+CUTTING = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}{% endfor %}"
+REFUSING = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+QUOTING = '{% for m in messages %}{{ m.role }} """{{ m.content }}"""{% endfor %}'
 
 
 @pytest.fixture
@@ -27,49 +29,44 @@ def write(tmp_path: Path, registry: object):  # type: ignore[no-untyped-def]
     return made
 
 
-def test_chatml_is_found_by_rendering(registry: object) -> None:
-    from bundle_parts import CHATML
-
-    assert renders_chatml(CHATML, "<|im_start|>", "<|im_end|>")
-    assert is_chatml(CHATML, "<|im_start|>", "<|im_end|>")
-    assert not renders_chatml(MARKS, "<s>", "</s>")
-    assert not renders_chatml("{{ bos_token }}" + CHATML, "<s>", "</s>")
+def text(path: Path, system: str | None = None) -> str:
+    return modelfile(path, read_gguf(path).chat, context=99, system=system)
 
 
-def test_chatml_text() -> None:
-    assert expected((("user", "a"),), generate=True) == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+def test_the_template_and_what_it_cannot_do(write) -> None:  # type: ignore[no-untyped-def]
+    found = text(write(CUTTING), "Be brief.")
+    assert (
+        'TEMPLATE """{{ range .Messages }}[{{ .Role }}] {{ .Content }}<|im_end|>{{ end }}"""\n# The model\'s own cuts'
+        in found
+    )
+    assert found.count('PARAMETER stop "<|im_end|>"') == 1
+    assert 'SYSTEM """Be brief."""' in found
 
 
 @pytest.mark.parametrize(
-    "template",
-    [
-        "",
-        "{% if",
-        "{{ cycler.__init__.__globals__.os.system('echo x') }}",
-        "{{ 'a' * 10000000000 }}",
-        "{{ raise_exception('no system message') }}",
-        "{% for a in messages %}{{ a.append(1) }}{% endfor %}",
-    ],
+    ("template", "why"), [(SHOUTING, "no form that is known"), (QUOTING, "quotes"), ("", "no chat template")]
 )
-def test_hostile_templates_are_none(template: str) -> None:
-    assert not is_chatml(template, "", "")
+def test_others_are_left_out(write, template: str, why: str) -> None:  # type: ignore[no-untyped-def]
+    found = text(write(template))
+    assert 'TEMPLATE "' not in found
+    (line,) = (each for each in found.splitlines() if each.startswith("# No TEMPLATE"))
+    assert why in line
+    assert 'PARAMETER stop "<|im_end|>"' in found  # the end-of-sequence token of the file
+    assert "SYSTEM" not in found
 
 
-def test_other_templates_are_left_out(write) -> None:  # type: ignore[no-untyped-def]
-    path = write(MARKS)
-    text = modelfile(path, read_gguf(path).chat, context=99, system=None)
-    assert 'TEMPLATE "' not in text
-    assert "# No TEMPLATE" in text
-    assert 'PARAMETER stop "<|im_end|>"' in text  # the end-of-sequence token of the file
-    assert "SYSTEM" not in text
+def test_a_template_that_refuses_system_messages_gets_none(write) -> None:  # type: ignore[no-untyped-def]
+    found = text(write(REFUSING), "Be brief.")
+    assert 'TEMPLATE """' in found
+    assert 'SYSTEM "' not in found
+    assert "# No SYSTEM: the model's chat template refuses" in found
 
 
 @pytest.mark.parametrize("system", ['x """\nFROM http://evil\n', 'ends with "'])
 def test_a_system_text_cannot_break_out(write, system: str) -> None:  # type: ignore[no-untyped-def]
-    path = write(MARKS)
-    text = modelfile(path, read_gguf(path).chat, context=99, system=system)
-    assert "FROM http" not in text
-    assert "# No SYSTEM" in text
+    found = text(write(CUTTING), system)
+    assert "FROM http" not in found
+    assert "# No SYSTEM" in found
 
 
 def test_what_is_no_gguf(tmp_path: Path) -> None:

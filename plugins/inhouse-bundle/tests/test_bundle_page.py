@@ -176,3 +176,10 @@ def test_words() -> None:
     assert [duration(x) for x in (None, 8.44, 125, 3725)] == ["–", "8.4 s", "2 min 05 s", "1 h 02 min"]
     assert [size(x) for x in (None, 12, 105_400_000, 4.08e9, 2e12)] == ["–", "12 B", "105.4 MB", "4.1 GB", "2.00 TB"]
     assert markdown("a|b\n<c> [d](e) q4_k_m") == r"a\|b \<c\> \[d\](e) q4_k_m"
+
+
+def test_unusual_settings_are_told() -> None:
+    told = {"tasks": {"quantized": {"step": "quantize", "solved": 1, "total": 2, "settings": "not repacked <here>"}}}
+    assert "quantised: not repacked &lt;here&gt;." in html(content(told))
+    assert "How it ran: not repacked" in card(content(told))
+    assert "How it ran" not in card(content({"tasks": {"quantized": {"step": "quantize", "solved": 1, "total": 2}}}))

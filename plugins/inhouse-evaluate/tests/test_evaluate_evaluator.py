@@ -169,3 +169,12 @@ def test_the_spec_is_declared() -> None:
     (spec,) = inhouse_evaluators()
     assert [each.optional for each in spec.consumes] == [False, True, True]
     assert spec.produces == ("report",)
+
+
+def test_unusual_settings_of_an_engine_are_told(desk: SimpleNamespace, step: Any, models: list[Artifact]) -> None:
+    desk.engines["quantize"].told = "weights are not repacked, since that crashes here"
+    TasksEvaluator(options(desk)).evaluate(step, models, desk.chat, None)
+    tasks = report(step)["tasks"]
+    assert tasks["quantized"]["settings"] == "weights are not repacked, since that crashes here"
+    assert "settings" not in tasks["base"]
+    assert ("warning", "quantized: weights are not repacked, since that crashes here") in step.notices

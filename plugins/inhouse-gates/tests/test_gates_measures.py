@@ -95,8 +95,6 @@ def test_marks() -> None:
     }
     assert _marks(told, {2}, [[1, 0], [1, 0]]) == []
     assert _marks(told, {2}, [[1, 1, 0]]) == ["chats begin with two BOS tokens"]
-    assert "says to add another" in _marks({**told, "tokenizer.ggml.add_bos_token": True}, {2}, [[1, 0]])[0]
-    assert _marks({**told, "tokenizer.ggml.add_bos_token": True}, {2}, [[0]]) == []
     assert _marks(told, {3}, [[0]]) == ["'<end>' ends a turn and does not end generation in the GGUF"]
     assert _marks({**told, "tokenizer.ggml.eot_token_id": 3}, {3}, [[0]]) == []
 

@@ -9,17 +9,14 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import inhouse_llamacpp.runtime
 from inhouse.errors import DataError, EngineError
 from inhouse.values import Request
 from inhouse_llamacpp import LlamaCppOptions
 from inhouse_llamacpp.engine import LlamaCppEngine
 from inhouse_llamacpp.machine import repacking_crashes
-from inhouse_llamacpp.process import EngineDied, Worker
 from inhouse_llamacpp.runtime import LlamaCppRuntime
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -104,27 +101,6 @@ def test_the_parent_never_loads_llama_cpp(gguf: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def _damaged(gguf: Path, folder: Path, damage: Any) -> Path:
-    folder.mkdir()
-    (folder / "model.gguf").write_bytes(damage((gguf / "model.gguf").read_bytes()))
-    return folder
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda whole: whole[: len(whole) // 2],
-        lambda whole: whole[:200],
-        lambda whole: whole[:8] + b"\xff" * 16 + whole[24:],
-        lambda whole: whole[:24] + os.urandom(4096) + whole[4120:],
-    ],
-    ids=["half", "head-only", "huge-counts", "noise"],
-)
-def test_a_corrupt_file_is_an_error(gguf: Path, tmp_path: Path, damage: Any) -> None:
-    with pytest.raises(EngineError):
-        LlamaCppRuntime(LlamaCppOptions()).open(_damaged(gguf, tmp_path / "bad", damage), context=64)
-
-
 def test_what_is_no_gguf_is_refused_without_a_child(tmp_path: Path) -> None:
     runtime = LlamaCppRuntime(LlamaCppOptions())
     with pytest.raises(DataError, match="cannot be read"):
@@ -138,25 +114,85 @@ def test_what_is_no_gguf_is_refused_without_a_child(tmp_path: Path) -> None:
     assert runtime.probe() is None
 
 
-def test_repacking_that_crashes_is_given_up_and_remembered(
-    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+FAKE = """
+import os, signal, sys, time
+if "inhouse_llamacpp.worker" in sys.orig_argv:
+    import llama_cpp.llama_cpp as real
+    load = real.llama_model_load_from_file
+    def fake(path, params):
+        with open({tried!r}, "a") as file:
+            file.write(f"{{params.use_extra_bufts:d}}")
+        if params.use_extra_bufts or {always}:
+            {what}
+        return load(path, params)
+    real.llama_model_load_from_file = fake
+"""
+"""What Python runs in the child before the worker: the loading of a model goes wrong in native code, or never ends."""
+
+
+class Fake:
+    """Plants ``FAKE``; ``tried`` has a 1 for each time that a model was loaded with repacked weights, a 0 without."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tried = folder / "tried"
+
+    def __call__(self, what: str, *, always: bool = False) -> None:
+        told = FAKE.format(tried=str(self._tried), what=what, always=always)
+        (self.folder / "sitecustomize.py").write_text(told)
+
+    @property
+    def tried(self) -> str:
+        return self._tried.read_text() if self._tried.exists() else ""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Fake(folder)
+
+
+@linux
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGILL"])
+def test_repacking_that_crashes_is_given_up_remembered_and_told(
+    gguf: Path, fake: Fake, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tried: list[bool] = []
-
-    class Crashing(Worker):
-        def __init__(self, setup: Any, *, patience: float) -> None:
-            tried.append(setup["repack"])
-            if setup["repack"]:
-                raise EngineDied("the engine died (killed by SIGSEGV)", crashed=True)
-            super().__init__(setup, patience=patience)
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(inhouse_llamacpp.runtime, "Worker", Crashing)
+    fake(f"os.kill(os.getpid(), signal.{name})")
     assert not repacking_crashes()
     for _ in range(2):
         with LlamaCppRuntime(LlamaCppOptions()).open(gguf, context=64, threads=1) as engine:
             assert engine.generate([Request(prompt="x", max_tokens=2)])[0].completion_tokens == 2
-    assert tried == [True, False, False]
+            assert f"repacked weights (killed by {name}); it runs without" in engine.told
+    assert fake.tried == "100"  # once for this build and machine
     assert "without them, more slowly" in "".join(capsys.readouterr())
-    with pytest.raises(EngineError, match="SIGSEGV"):
+    with pytest.raises(EngineError, match=name) as told:
         LlamaCppRuntime(LlamaCppOptions(repack="on")).open(gguf, context=64)
+    assert told.value.hint == 'repack = "auto"'
+
+
+@linux
+def test_a_build_that_crashes_whatever_is_tried_is_an_error(gguf: Path, fake: Fake) -> None:
+    fake("os.kill(os.getpid(), signal.SIGILL)", always=True)
+    with pytest.raises(EngineError, match="SIGILL") as told:
+        LlamaCppRuntime(LlamaCppOptions()).open(gguf, context=64)
+    assert fake.tried == "10"
+    assert "pip install" in str(told.value.hint)
+    assert not repacking_crashes()  # it is not repacking that kills it
+
+
+@linux
+def test_a_load_that_never_ends_is_stopped(gguf: Path, fake: Fake) -> None:
+    fake("time.sleep(600)")
+    with pytest.raises(EngineError, match="no sign of life for 8 seconds"):
+        LlamaCppRuntime(LlamaCppOptions(patience=8.0)).open(gguf, context=64)
+    assert fake.tried == "1"
+
+
+def test_what_is_usual_is_not_told(gguf: Path, fake: Fake) -> None:
+    with LlamaCppRuntime(LlamaCppOptions()).open(gguf, context=64, threads=1) as engine:
+        assert engine.told == ""
+    with LlamaCppRuntime(LlamaCppOptions(repack="off")).open(gguf, context=64, threads=1) as engine:
+        assert 'repack = "off"' in engine.told

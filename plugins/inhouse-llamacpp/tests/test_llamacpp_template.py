@@ -115,3 +115,24 @@ def test_a_model_without_template(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no chat template"):
             engine.render([Message("user", "x")])
         assert engine.generate([Request(prompt="x", max_tokens=2)])[0].completion_tokens == 2
+
+
+def test_tools_are_rendered_as_transformers_renders_them(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "hf")
+    source = (folder / "chat_template.jinja").read_text()
+    written = "tool | tojson, tool | tojson(indent=2), tool | tojson(separators=(',', ':'), sort_keys=true)"
+    told = f"{{% for tool in tools or [] %}}{{% for each in [{written}] %}}{{{{ each }}}}\n{{% endfor %}}{{% endfor %}}"
+    (folder / "chat_template.jinja").write_text(told + source)
+    made = tmp_path / "gguf"
+    made.mkdir()
+    convert(folder, made / "model.gguf", "F16", lambda *_: None)
+    tools = [{"type": "function", "function": {"name": "größe", "description": "<b> & 'x'", "parameters": {}}}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with LlamaCppRuntime(LlamaCppOptions()).open(made, context=64, threads=1) as engine:
+        assert "tools" in engine.features
+        for given in (tools, []):
+            wanted = tokenizer.apply_chat_template(
+                [{"role": "user", "content": "Hi"}], tools=given or None, add_generation_prompt=True, tokenize=False
+            )
+            assert engine.render([Message("user", "Hi")], tools=given) == wanted
+        assert "größe" in engine.render([Message("user", "Hi")], tools=tools)

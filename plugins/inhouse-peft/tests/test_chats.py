@@ -78,3 +78,9 @@ def test_a_template_that_refuses_is_named(tokenizer: Any) -> None:
     made.chat_template = "{{ raise_exception('no system message') }}"
     with pytest.raises(DataError, match=r"x:7.*no system message"):
         render(made, CHAT, name="x:7")
+
+
+def test_a_template_that_never_ends_is_stopped(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inhouse_peft.chats.SECONDS", 0.3)
+    with pytest.raises(DataError, match=r"x:1: .*did not end within 0\.3 seconds"):
+        learned(tokenizer, "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")

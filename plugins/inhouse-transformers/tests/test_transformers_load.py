@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inhouse.errors import EngineError, RecipeError
+from inhouse.errors import DataError, EngineError, RecipeError
 from inhouse.values import Message, Request
 from inhouse_transformers import Options, inhouse_runtimes
 from inhouse_transformers.engine import TransformersRuntime
@@ -28,18 +28,18 @@ def opened(folder: Path, context: int = 64) -> None:
 def test_spec() -> None:
     (spec,) = inhouse_runtimes()
     assert [one.kind for one in spec.consumes] == ["model/hf", "model/bnb"]
-    assert spec.features == {"logprobs", "distributions", "stream"}
+    assert spec.features == {"logprobs", "distributions", "stream", "tools"}
 
 
 def test_pickled_weights_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(EngineError, match=r"pickled weights \(pytorch_model.bin\)"):
+    with pytest.raises(DataError, match=r"pickled weights \(pytorch_model.bin\)"):
         opened(copy)
 
 
 def test_adapter_is_refused(copy: Path) -> None:
     (copy / "adapter_config.json").write_text("{}")
-    with pytest.raises(EngineError, match="adapter"):
+    with pytest.raises(DataError, match="adapter"):
         opened(copy)
 
 
@@ -54,16 +54,17 @@ def test_remote_code_is_refused(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "match"),
-    [("config.json", "{", "no JSON"), ("config.json", "[]", "no object"), ("model.safetensors", "x", "cannot load")],
+    [("config.json", "{", "no JSON"), ("config.json", "[]", "no object"), ("model.safetensors", "x", "is damaged")],
 )
 def test_damaged_files(copy: Path, name: str, content: str, match: str) -> None:
     (copy / name).write_text(content)
-    with pytest.raises(EngineError, match=match):
+    with pytest.raises(DataError, match=match) as told:
         opened(copy)
+    assert told.value.exit_code == 2
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"no config\.json"):
+    with pytest.raises(DataError, match=r"no config\.json"):
         opened(tmp_path / "none")
 
 
@@ -102,3 +103,13 @@ def test_tokenize_and_memory(llama: Path) -> None:
         assert engine.tokenize("<|im_start|>the")[0] == 1
         assert engine.memory() > 1 << 20
         assert engine.render([Message("user", "x")], add_generation_prompt=False) == "<|im_start|>user\nx<|im_end|>\n"
+
+
+def test_a_template_that_never_ends_is_stopped(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inhouse_transformers.engine.SECONDS", 0.3)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    (copy / "chat_template.jinja").write_text(loop)
+    engine = TransformersRuntime(Options(device="cpu")).open(copy, context=64)
+    with engine, pytest.raises(DataError, match=r"did not end within 0\.3 seconds") as told:
+        engine.render([Message("user", "x")])
+    assert told.value.exit_code == 2

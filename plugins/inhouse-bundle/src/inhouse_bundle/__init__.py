@@ -39,6 +39,6 @@ def inhouse_packagers() -> Iterator[PackagerSpec]:
             Input("report/gates", optional=True),
         ),
         produces="bundle",
-        version=2,
+        version=3,
         target=True,
     )

@@ -32,6 +32,7 @@ class Figures:
     bits_per_weight: float | None = None
     type: str | None = None
     runtime: str | None = None
+    settings: str | None = None
     examples: int = 0
     kinds: Mapping[str, tuple[int, int]] = field(factory=dict)
     failed: Sequence[Mapping[str, Any]] = ()
@@ -97,6 +98,7 @@ def _figures(label: str, entry: Mapping[str, Json], verdicts: Json, deployed_ste
         },
         type=_text(entry.get("type")),
         runtime=_text(entry.get("runtime")),
+        settings=_text(entry.get("settings")),
         examples=_whole(entry.get("examples")) or 0,
         kinds=kinds,
         failed=[_verdict(each) for each in rows if isinstance(each, Mapping) and not each.get("solved")],

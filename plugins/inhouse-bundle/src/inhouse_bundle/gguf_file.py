@@ -30,12 +30,14 @@ _BLOCK = 4 << 20
 
 @frozen
 class Chat:
-    """What a GGUF says of talking with its model; empty strings where it says nothing."""
+    """What a GGUF says of talking with its model; empty strings where it says nothing. ``adds_bos``: whoever cuts text
+    into tokens is to put BOS before it."""
 
     template: str
     bos: str
     eos: str
     end_of_turn: str
+    adds_bos: bool = False
 
 
 @frozen
@@ -68,7 +70,8 @@ def read_gguf(path: Path) -> GgufFile:
         reader = GGUFReader(path)
         template = _value(reader, _TEMPLATE)
         bos, eos, eot = (_token(reader, name) for name in ("bos", "eos", "eot"))
-        chat = Chat(template if isinstance(template, str) else "", bos, eos, eot)
+        adds_bos = _value(reader, "tokenizer.ggml.add_bos_token") is True
+        chat = Chat(template if isinstance(template, str) else "", bos, eos, eot, adds_bos)
         return GgufFile(path, chat, _tokenizer(reader), _layout(reader))
     except Exception as error:
         raise ArtifactError(f"cannot be read as GGUF: {error}", where=str(path)) from error

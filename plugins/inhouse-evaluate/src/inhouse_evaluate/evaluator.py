@@ -17,6 +17,7 @@ from inhouse_answer.dialogues import answer_all
 
 from . import TasksOptions
 from .intervals import paired, wilson
+from .load import settings_of
 from .loss import heldout_loss
 from .models import Candidate, candidates, type_and_bits, weight_bytes
 from .scoring import problems
@@ -97,13 +98,16 @@ class TasksEvaluator:
             has_logprobs = "logprobs" in engine.features
             loss = heldout_loss(engine, material.heldout) if has_logprobs else None
             speed = measure_speed(engine)
-            memory = engine.memory()
+            memory, settings = engine.memory(), settings_of(engine)
+        if settings:
+            step.notice(f"{candidate.role}: {settings}", level="warning")
         verdicts = [_verdict(task, answer) for task, answer in zip(material.tasks, answers, strict=True)]
         kind, bits = type_and_bits(artifact)
         result = {
             "step": artifact.step,
             "kind": artifact.kind,
             "runtime": step.services.runtime_name(artifact.kind),
+            **({"settings": settings} if settings else {}),
             "type": kind,
             "bits_per_weight": bits,
             **self._share(verdicts),

@@ -37,3 +37,8 @@ def fill(engine: Engine, text: str = "") -> float | None:
     started = time.perf_counter()
     engine.logprobs([(ids * (engine.context // len(ids) + 1))[: engine.context]])
     return engine.context / (time.perf_counter() - started)
+
+
+def settings_of(engine: Engine) -> str:
+    """Which settings an engine runs with and why, where they are not its usual ones; else ''."""
+    return str(getattr(engine, "told", ""))

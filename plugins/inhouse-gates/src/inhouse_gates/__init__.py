@@ -72,7 +72,9 @@ def inhouse_evaluators() -> Iterator[EvaluatorSpec]:
             Input("model/*", take="all"),
             Input("text/chat", optional=True),
             Input("report", optional=True),
+            Input("knowledge", optional=True),
         ),
         produces="report/gates",
+        version=2,
         target=True,
     )

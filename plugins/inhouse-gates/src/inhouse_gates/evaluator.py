@@ -27,18 +27,20 @@ REPORT = "gates.json"
 
 @frozen
 class Given:
-    """What the gates measure: the models by role (base, tuned, quantized), held-out dialogues, what tasks showed."""
+    """What the gates measure: the models by role (base, tuned, quantized), held-out dialogues, what tasks showed, and
+    the knowledge base that lies beside the model."""
 
     models: dict[str, Artifact]
     dialogues: list[list[Message]]
     tasks: Json
+    knowledge: Artifact | None
 
 
 Gate = Callable[[Step, GatesOptions, Given], Row]
 _MEASURES: dict[str, Gate] = {
     "parity": lambda step, _, given: parity(step, given.models, given.dialogues),
     "survival": lambda step, options, given: survival(step, options, given.models, given.dialogues),
-    "fit": lambda step, _, given: fit(step, given.models["quantized"], given.dialogues),
+    "fit": lambda step, _, given: fit(step, given.models["quantized"], given.knowledge, given.dialogues),
     "task": lambda _, options, given: task(options, given.tasks),
 }
 
@@ -49,7 +51,14 @@ class GatesEvaluator:
     def __init__(self, options: GatesOptions) -> None:
         self.options = options
 
-    def evaluate(self, step: Step, models: Sequence[Artifact], chat: Artifact | None, report: Artifact | None) -> None:
+    def evaluate(
+        self,
+        step: Step,
+        models: Sequence[Artifact],
+        chat: Artifact | None,
+        report: Artifact | None,
+        knowledge: Artifact | None = None,
+    ) -> None:
         """Measures every gate and writes ``gates.json``; notes ``gates`` for the lineage.
 
         Raises ``StepError`` when a gate fails that is not accepted. What was measured is kept in the step's
@@ -58,7 +67,7 @@ class GatesEvaluator:
         roles = {each.role: each.artifact for each in candidates(models)}
         if "quantized" not in roles:
             raise RecipeError("the gates judge a quantised model, and the recipe makes none", hint="[quantize]")
-        given = Given(roles, _heldout(chat), _tasks(report))
+        given = Given(roles, _heldout(chat), _tasks(report), knowledge)
         rows = [self._row(step, gate, given) for gate in step.track(GATES, unit="gate")]
         failed = [row for row in rows if row.state == "failed" and row.gate not in self.options.accept]
         text = json.dumps({"gates": [asdict(row) for row in rows]}, ensure_ascii=False, indent=1) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inhouse.values import Message
+from inhouse.values import Json, Message
 
 _SYSTEM = "You are the service desk. Answer briefly, and cite the [article]."
 _TOOLS = 'Tools: orders {"order_id": "..."}; calculator {"expression": "..."}\nThought: one line\nAction: tool and JSON'
@@ -41,3 +41,43 @@ def golden() -> list[list[Message]]:
     chats.append([*question, called, seen, Message("assistant", "Final: It was shipped."), Message("user", "Thanks!")])
     chats.append([Message("system", ""), Message("user", "an empty system message")])
     return chats
+
+
+TOOLS: tuple[Json, ...] = (
+    {
+        "type": "function",
+        "function": {
+            "name": "orders",
+            "description": "Finds an order: its item, its price and its status.",
+            "parameters": {
+                "type": "object",
+                "properties": {"order_id": {"type": "string", "description": "five digits"}},
+                "required": ["order_id"],
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "calculator",
+            "description": "Computes «2 * 89.5», <b>, & 'quotes' too.",
+            "parameters": {
+                "type": "object",
+                "properties": {"expression": {"type": "string"}, "digits": {"type": "integer", "enum": [0, 2]}},
+                "required": ["expression"],
+            },
+        },
+    },
+)
+"""Tools as chat templates take them: JSON schemas of functions."""
+
+
+def golden_with_tools() -> list[list[Message]]:
+    """Chats to be rendered with ``TOOLS``: without and with a system message, of several turns, in other scripts."""
+    system = Message("system", _SYSTEM)
+    return [
+        [Message("user", "Where is order 12345?")],
+        [system, Message("user", "注文番号は12345です。返品できますか？")],
+        [system, Message("user", "Hello."), Message("assistant", "Hello, you."), Message("user", "What is 2 * 89.5?")],
+        [Message("system", ""), Message("user", "<tool_call> in the text </tool_call>")],
+    ]

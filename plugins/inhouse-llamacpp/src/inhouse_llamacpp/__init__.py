@@ -50,5 +50,5 @@ def inhouse_runtimes() -> Iterator[RuntimeSpec]:
         factory="inhouse_llamacpp.runtime:LlamaCppRuntime",
         options=LlamaCppOptions,
         consumes="model/gguf",
-        features=frozenset({"grammar", "logprobs", "distributions", "stream"}),
+        features=frozenset({"grammar", "logprobs", "distributions", "stream", "tools"}),
     )

@@ -18,7 +18,9 @@ class Prompts:
         self._context = context
         self._template: ChatTemplate | None = None
 
-    def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, tools: Sequence[Any] = ()
+    ) -> str:
         """The chat as text. Raises ``DataError`` without a usable template."""
         if self._template is None:
             source = self._model.template()
@@ -26,7 +28,7 @@ class Prompts:
                 raise DataError("the model has no chat template", hint="ask with a plain prompt")
             model = self._model
             self._template = ChatTemplate(source, bos=model.token_text(model.bos), eos=model.token_text(model.eos))
-        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
 
     def tokens(self, request: Mapping[str, Any]) -> list[int]:
         """The prompt's ids. Raises ``RecipeError`` when they leave no room for an answer."""

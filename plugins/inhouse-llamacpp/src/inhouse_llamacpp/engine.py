@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from inhouse.errors import EngineError
-from inhouse.values import Completion, Message, Request
+from inhouse.values import Completion, Json, Message, Request
 from inhouse_llamacpp.process import Worker, resident_memory
 
 if TYPE_CHECKING:  # the parent stays light: numpy is imported where it is asked for distributions
@@ -19,14 +19,16 @@ if TYPE_CHECKING:  # the parent stays light: numpy is imported where it is asked
 
 class LlamaCppEngine:
     """A loaded model; see ``inhouse.protocols.Engine``. May be used from several threads at once: what they ask
-    for is decoded together. Raises ``EngineError`` with what the engine said when the child died."""
+    for is decoded together. ``told`` says which settings it runs with and why, where they are not the usual ones.
+    Raises ``EngineError`` with what the engine said when the child died."""
 
-    def __init__(self, worker: Worker, *, context: int, batch: int) -> None:
+    def __init__(self, worker: Worker, *, context: int, batch: int, told: str = "") -> None:
         self._worker = worker
         self._closed = False
         self.context = context
         self.batch = batch
-        self.features = frozenset({"grammar", "logprobs", "distributions", "stream"})
+        self.told = told
+        self.features = frozenset({"grammar", "logprobs", "distributions", "stream", "tools"})
 
     @property
     def pid(self) -> int:
@@ -43,10 +45,13 @@ class LlamaCppEngine:
         self._check_open()
         yield from self._worker.stream("stream", requests=[_plain(request)])
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The text that the model's template makes."""
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, tools: Sequence[Json] = ()
+    ) -> str:
+        """The text that the model's template makes. ``tools`` are JSON schemas of functions."""
         plain = [{"role": each.role, "content": each.content} for each in messages]
-        return str(self._call("render", messages=plain, add_generation_prompt=add_generation_prompt))
+        asked = {"messages": plain, "add_generation_prompt": add_generation_prompt, "tools": list(tools)}
+        return str(self._call("render", **asked))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are parsed, none is added."""

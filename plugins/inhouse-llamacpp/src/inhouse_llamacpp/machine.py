@@ -54,22 +54,22 @@ def cache_folder() -> Path:
     return Path(base) / "inhouse" / "llamacpp"
 
 
-def repacking_crashes() -> bool:
-    """Whether it is written down that repacked weights crash this build on this machine."""
+def repacking_crashes() -> str:
+    """What was said when repacked weights crashed this build on this machine; "" where that is not written down."""
     try:
         verdict = json.loads((cache_folder() / f"{build_key()[:32]}.json").read_text(encoding="utf-8"))
-        return verdict.get("repack") is False
+        return str(verdict.get("said") or "no more is known") if verdict.get("repack") is False else ""
     except (OSError, ValueError, AttributeError):
-        return False
+        return ""
 
 
-def remember_crash() -> None:
+def remember_crash(said: str) -> None:
     """Writes that down, durably; a cache folder that cannot be written only costs the next start a crash."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False, encoding="utf-8") as file:
-            json.dump({"repack": False}, file)
+            json.dump({"repack": False, "said": said}, file)
             file.flush()
             os.fsync(file.fileno())
         Path(file.name).replace(folder / f"{build_key()[:32]}.json")

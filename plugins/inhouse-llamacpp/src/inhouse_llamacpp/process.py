@@ -30,11 +30,12 @@ SPIN = "100"
 
 
 class EngineDied(EngineError):
-    """The child process ended by itself. ``crashed`` says that native code was at fault."""
+    """The child process ended by itself; ``how``, in a few words. ``crashed`` says that native code was at fault."""
 
-    def __init__(self, message: str, *, crashed: bool) -> None:
+    def __init__(self, message: str, *, crashed: bool, how: str = "") -> None:
         super().__init__(message)
         self.crashed = crashed
+        self.how = how or message
 
 
 class Worker:
@@ -197,7 +198,7 @@ class Worker:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         said = "; ".join(list(self._said)[-4:])
         crashed = code in CRASHES or code >= 0xC0000000  # the latter are Windows' exceptions
-        return EngineDied(f"the engine died ({how})" + (f": {said}" if said else ""), crashed=crashed)
+        return EngineDied(f"the engine died ({how})" + (f": {said}" if said else ""), crashed=crashed, how=how)
 
 
 class _Ticket:

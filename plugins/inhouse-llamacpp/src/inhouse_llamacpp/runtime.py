@@ -17,6 +17,8 @@ from inhouse_llamacpp.process import EngineDied, Worker
 
 log = structlog.get_logger("inhouse_llamacpp")
 
+CURE = "build llama-cpp-python with CFLAGS='-mno-amx-tile -mno-amx-int8' CXXFLAGS='-mno-amx-tile -mno-amx-int8' (x86)"
+
 
 class LlamaCppRuntime:
     """Opens ``model/gguf``. The native library is only ever loaded in the child."""
@@ -47,30 +49,40 @@ class LlamaCppRuntime:
             "slots": self.options.slots,
             "cache_memory": self.options.cache_memory,
         }
-        return LlamaCppEngine(self._start(setup), context=context, batch=self.options.slots)
+        worker, told = self._start(setup)
+        return LlamaCppEngine(worker, context=context, batch=self.options.slots, told=told)
 
-    def _start(self, setup: dict[str, Any]) -> Worker:
-        """The child, with repacked weights where they do not crash it. That is tried once per build and machine."""
-        repack = self.options.repack == "on" or (self.options.repack == "auto" and not repacking_crashes())
+    def _start(self, setup: dict[str, Any]) -> tuple[Worker, str]:
+        """The child, with repacked weights where they do not crash it, and why where it runs without them. That is
+        tried once per build and machine: what is written down about it is believed."""
+        if self.options.repack == "off":
+            return self._worker(setup, repack=False), 'weights are not repacked for this CPU: repack = "off"'
+        said = repacking_crashes() if self.options.repack == "auto" else ""
+        if said:
+            return self._worker(setup, repack=False), _without(said)
         try:
-            return self._worker(setup, repack=repack)
+            return self._worker(setup, repack=True), ""
         except EngineDied as death:
-            if not (death.crashed and repack and self.options.repack == "auto"):
+            if not death.crashed:
+                raise
+            if self.options.repack != "auto":
+                death.hint = 'repack = "auto"'
                 raise
             try:
                 worker = self._worker(setup, repack=False)
             except EngineDied:
+                death.hint = "build it on this machine: pip install --force-reinstall --no-cache-dir llama-cpp-python"
                 raise death from None  # repacking is not what kills it
-            remember_crash()
-            log.warning(
-                "llama.cpp crashes on this machine with repacked weights; it runs without them, more slowly",
-                said=death.message,
-                cure="build llama-cpp-python with CFLAGS='-mno-amx-tile -mno-amx-int8' (x86)",
-            )
-            return worker
+            remember_crash(death.how)
+            log.warning(_without(death.how), said=death.message, cure=CURE)
+            return worker, _without(death.how)
 
     def _worker(self, setup: dict[str, Any], *, repack: bool) -> Worker:
         return Worker({**setup, "repack": repack}, patience=self.options.patience)
+
+
+def _without(said: str) -> str:
+    return f"llama.cpp crashes on this machine with repacked weights ({said}); it runs without them, more slowly"
 
 
 def _check_header(path: Path) -> None:

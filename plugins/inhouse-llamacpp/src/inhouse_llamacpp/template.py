@@ -40,8 +40,10 @@ def _refuse(message: str) -> NoReturn:
     raise TemplateRefused(message)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 @contextmanager
@@ -79,7 +81,9 @@ class ChatTemplate:
         except (jinja2.TemplateError, RecursionError) as error:
             raise DataError(f"the model's chat template is broken: {error}") from error
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool, tools: Sequence[Any] = ()
+    ) -> str:
         """The prompt's text. Raises ``RecipeError`` when the template refuses the messages, ``DataError`` when it
         fails, tries what the sandbox forbids, or does not end."""
         try:
@@ -87,7 +91,7 @@ class ChatTemplate:
                 return self._template.render(
                     messages=[dict(each) for each in messages],
                     add_generation_prompt=add_generation_prompt,
-                    tools=None,
+                    tools=list(tools) or None,
                     documents=None,
                     **self._tokens,
                 )

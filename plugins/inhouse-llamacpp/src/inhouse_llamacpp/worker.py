@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from attrs import define
@@ -26,6 +27,7 @@ from inhouse_llamacpp.chat import Prompts
 from inhouse_llamacpp.job import Job
 from inhouse_llamacpp.native import Context, Grammar, Model, Row, start, take_errors
 from inhouse_llamacpp.sampler import Sampler
+from inhouse_llamacpp.scan import scan
 from inhouse_llamacpp.scheduler import Scheduler
 from inhouse_llamacpp.text import TextStream
 
@@ -69,6 +71,7 @@ class Server:
 
     def __init__(self, setup: Mapping[str, Any], mouth: Mouth) -> None:
         self.mouth = mouth
+        scan(Path(setup["model"]))
         self.model = Model(setup["model"], repack=setup["repack"], progress=lambda done: mouth.alive())
         if setup["context"] > self.model.trained_context:
             raise RecipeError(
@@ -100,7 +103,7 @@ class Server:
             elif op == "cancel":
                 self._cancel(message["call"])
             elif op == "render":
-                text = self.prompts.render(message["messages"], message["add_generation_prompt"])
+                text = self.prompts.render(message["messages"], message["add_generation_prompt"], message["tools"])
                 self.mouth.say(id=number, result=text)
             elif op == "tokenize":
                 self.mouth.say(id=number, result=self.model.tokenize(message["text"]))

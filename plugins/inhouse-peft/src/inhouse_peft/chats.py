@@ -13,7 +13,11 @@ from attrs import frozen
 from jinja2.exceptions import TemplateError
 
 from inhouse.errors import DataError
+from inhouse_torch.limit import limit
 from inhouse_torch.packing import Sample
+
+SECONDS = 10.0
+"""A template that takes longer for one chat never ends."""
 
 
 @frozen
@@ -49,7 +53,10 @@ def _apply(tokenizer: Any, chat: Sequence[Mapping[str, str]], name: str, *, ask:
     if not chat:
         return ""
     try:
-        return str(tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=ask))
+        with limit(SECONDS):
+            return str(tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=ask))
+    except TimeoutError:
+        raise DataError(f"the model's chat template did not end within {SECONDS:g} seconds", where=name) from None
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"the model's chat template does not take this chat: {error}", where=name) from error
 

@@ -36,5 +36,5 @@ def inhouse_runtimes() -> Iterator[RuntimeSpec]:
         factory="inhouse_transformers.engine:TransformersRuntime",
         options=Options,
         consumes=("model/hf", "model/bnb"),
-        features=frozenset({"logprobs", "distributions", "stream"}),
+        features=frozenset({"logprobs", "distributions", "stream", "tools"}),
     )

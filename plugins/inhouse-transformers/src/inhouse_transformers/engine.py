@@ -14,15 +14,19 @@ import torch
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 
-from inhouse.errors import EngineError, RecipeError
-from inhouse.values import Completion, Message, Request
+from inhouse.errors import DataError, EngineError, RecipeError
+from inhouse.values import Completion, Json, Message, Request
 from inhouse_transformers import Options
 from inhouse_transformers.cache import Kept
 from inhouse_transformers.decode import Row, decode
 from inhouse_transformers.forward import Forward
+from inhouse_transformers.limit import limit
 from inhouse_transformers.load import Loaded, load
 from inhouse_transformers.memory import give_back
 from inhouse_transformers.score import distribution, logprobs
+
+SECONDS = 10.0
+"""A chat template that takes longer never ends."""
 
 
 class TransformersRuntime:
@@ -50,7 +54,7 @@ class TransformersRuntime:
 class TransformersEngine:
     """A model held open in this process. One call at a time; others wait."""
 
-    features = frozenset({"logprobs", "distributions", "stream"})
+    features = frozenset({"logprobs", "distributions", "stream", "tools"})
 
     def __init__(self, loaded: Loaded, options: Options, *, context: int, threads: int = 0) -> None:
         self.context = context
@@ -94,18 +98,26 @@ class TransformersEngine:
                 if row.piece:
                     yield row.piece
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, tools: Sequence[Json] = ()
+    ) -> str:
         """The text of the model's own chat template, which transformers renders in Jinja's sandbox.
 
-        Raises ``RecipeError`` when the model has no template or its template refuses the messages.
+        ``tools`` are JSON schemas of functions; templates that know of none leave them out.
+
+        Raises ``RecipeError`` when the model has no template or its template refuses the messages, ``DataError`` when
+        it does not end (time is bounded in the main thread only).
         """
         turns = [{"role": message.role, "content": message.content} for message in messages]
         if not self._tokenizer.chat_template:
             raise RecipeError("the model has no chat template", hint="use a chat model, or requests with a prompt")
         try:
-            text = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            with limit(SECONDS):
+                text = self._tokenizer.apply_chat_template(
+                    turns, tools=list(tools) or None, tokenize=False, add_generation_prompt=add_generation_prompt
+                )
+        except TimeoutError:
+            raise DataError(f"the model's chat template did not end within {SECONDS:g} seconds") from None
         except TemplateError as error:
             raise RecipeError(f"the model's chat template refuses the messages: {error}") from error
         return str(text)

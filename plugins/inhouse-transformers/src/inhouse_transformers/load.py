@@ -10,9 +10,10 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import torch
 from attrs import frozen
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from inhouse.errors import EngineError
+from inhouse.errors import DataError, EngineError
 from inhouse_transformers import Options
 from inhouse_transformers.packed import best_seconds, one_thread, pack
 
@@ -33,7 +34,7 @@ class Loaded:
 def load(folder: Path, options: Options) -> Loaded:
     """Loads an HF folder without network, pickle or remote code.
 
-    Raises ``EngineError`` naming the folder, with what transformers said.
+    Raises ``DataError`` for a folder that is no model of whole safetensors, ``EngineError`` with transformers' words.
     """
     config = _check(folder)
     device = _device(options.device)
@@ -69,18 +70,29 @@ def _check(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EngineError("no config.json: this is no model folder", where=str(folder)) from None
+        raise DataError("no config.json: this is no model folder", where=str(folder)) from None
     except ValueError as error:
-        raise EngineError(f"config.json is no JSON: {error}", where=str(folder)) from None
+        raise DataError(f"config.json is no JSON: {error}", where=str(folder)) from None
     if not isinstance(config, dict):
-        raise EngineError("config.json holds no object", where=str(folder))
+        raise DataError("config.json holds no object", where=str(folder))
     if (folder / "adapter_config.json").exists():
-        raise EngineError("this is an adapter, not a model: merge it into its base first", where=str(folder))
+        raise DataError("this is an adapter, not a model: merge it into its base first", where=str(folder))
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         why = f"only pickled weights ({pickles[0]}), which can run code" if pickles else "no *.safetensors"
-        raise EngineError(f"{why}: weights must be safetensors", where=str(folder))
+        raise DataError(f"{why}: weights must be safetensors", where=str(folder))
+    for path in sorted(folder.glob("*.safetensors")):
+        _check_header(path)
     return config
+
+
+def _check_header(path: Path) -> None:
+    """The header of a safetensors file: the library compares it with the size of the file."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"is damaged: {error}", where=str(path), hint="copy or fetch the file again") from error
 
 
 def _hint(error: Exception) -> str | None:
