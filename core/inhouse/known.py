@@ -16,7 +16,7 @@ _BRINGS = {
     "agent": {"inhouse-react": "react"},
     "tool": {"inhouse-tools": "search_knowledge calculator sqlite"},
     "evaluator": {"inhouse-evaluate": "tasks", "inhouse-gates": "gates"},
-    "packager": {"inhouse-bundle": "folder"},
+    "packager": {"inhouse-bundle": "folder", "inhouse-ollama": "ollama"},
     "command": {"inhouse-answer": "ask chat", "inhouse-tune": "tune", "inhouse-bench": "bench", **_COMMANDS},
 }
 
