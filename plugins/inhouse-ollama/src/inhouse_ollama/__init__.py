@@ -87,6 +87,6 @@ def inhouse_packagers() -> Iterator[PackagerSpec]:
             Input("report/gates", optional=True),
         ),
         produces="bundle",
-        version=2,  # that of folder, whose bytes these are
+        version=3,  # that of folder, whose bytes these are
         target=True,
     )
