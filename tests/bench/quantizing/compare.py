@@ -29,8 +29,8 @@ def differing(ours: Path, theirs: Path) -> list[str]:
     found = [f"{name} is in one file only" for name in sorted(left.keys() ^ right.keys())]
     for name in sorted(left.keys() & right.keys()):
         a, b = left[name], right[name]
-        if list(a.shape) != list(b.shape):
-            found.append(f"{name} is {list(a.shape)} and {list(b.shape)}")
+        if _shape(a) != _shape(b):
+            found.append(f"{name} is {_shape(a)} and {_shape(b)}")
         elif a.tensor_type != b.tensor_type:
             found.append(f"{name} is {a.tensor_type.name} and {b.tensor_type.name}")
         elif not np.array_equal(a.data.view(np.uint8), b.data.view(np.uint8)):
@@ -63,3 +63,7 @@ def _rows(*paths: Path) -> Iterator[list[Any]]:
 
 def _tensors(path: Path) -> dict[str, Any]:
     return {each.name: each for each in GGUFReader(path).tensors}
+
+
+def _shape(tensor: Any) -> list[int]:
+    return [int(each) for each in tensor.shape]
