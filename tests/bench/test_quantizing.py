@@ -24,6 +24,7 @@ from inhouse_gguf.convert import convert
 from inhouse_gguf.engine import quantize
 from support.tiny_llama import make_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's use of it
 QUIET: Any = lambda *_: None  # noqa: E731
 
 
@@ -167,7 +168,9 @@ def test_transformers_that_computes_otherwise_ends_the_measurement(
         perplexity.every_type(tiny, "The order 48213 was shipped. " * 20, corpus, (), (32, 2, 32), tmp_path)
 
 
-def test_importance_matrix_is_measured_on_all_tokens_and_on_parts(tiny: Path, tmp_path: Path) -> None:
+def test_importance_matrix_is_measured_on_all_tokens_and_on_parts(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def chat(number: int) -> str:
         turns = [
             {"role": "system", "content": "You answer for a shop."},
@@ -178,6 +181,7 @@ def test_importance_matrix_is_measured_on_all_tokens_and_on_parts(tiny: Path, tm
 
     (tmp_path / "train.jsonl").write_text("".join(chat(100 + n) for n in range(20)))
     (tmp_path / "heldout.jsonl").write_text("".join(chat(500 + n) for n in range(4)))
+    monkeypatch.setattr(imatrix, "CONTEXT", 512)  # the tiny model knows no more
     texts, found = imatrix.every_type(tiny, tmp_path, ("q4_0",), (400, 3), tmp_path)
     assert len(texts) == 3
     places = imatrix.views(texts)
