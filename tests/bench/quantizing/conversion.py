@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from training.lora import base_model
-from training.measure import FOLDER, PEERS, Answer, BenchError, Row
+from training.measure import FOLDER, PEERS, BenchError, Row
 
 from inhouse_gguf.convert import exact_type
 
 from .compare import differing
 from .models import LARGE, SMALL, random_llama
-from .programs import CONVERT, QUANTIZE, Work, faster, in_turns, need_llama, one_after_the_other, run, threads
+from .programs import CONVERT, QUANTIZE, Work, faster, in_turns, need_llama, run, threads
 
 TYPES = ("q8_0", "q4_k_m")
 TIMES = 1.1
@@ -54,25 +54,25 @@ def both(model: Path, kind: str, folder: Path) -> dict[str, Work]:
     return {OURS: partial(our_command, model, kind, folder), THEIRS: partial(_their_programs, model, kind, folder)}
 
 
-def our_command(model: Path, kind: str, folder: Path) -> Answer:
+def our_command(model: Path, kind: str, folder: Path) -> float:
     """Converts and quantises with the command that a user types, into a store of its own."""
     home = folder / "home"
     shutil.rmtree(home, ignore_errors=True)
     command = [sys.executable, "-m", "inhouse", "step", "quantizer", "gguf", model, "--type", kind]
-    answer = run([*command, "--threads", threads(), "--home", home])
+    seconds = run([*command, "--threads", threads(), "--home", home])
     (made,) = home.glob("artifacts/*/*/model.gguf")
     made.replace(folder / "ours.gguf")
     shutil.rmtree(home)
-    return answer
+    return seconds
 
 
-def _their_programs(model: Path, kind: str, folder: Path) -> Answer:
+def _their_programs(model: Path, kind: str, folder: Path) -> float:
     exact, target = folder / "exact.gguf", folder / "theirs.gguf"
     wanted = exact_type(model).lower()
     converted = run([PEERS, CONVERT, model, "--outfile", exact, "--outtype", wanted])
     quantised = run([QUANTIZE, exact, target, kind.upper(), threads()])
     exact.unlink()
-    return one_after_the_other([converted, quantised])
+    return converted + quantised
 
 
 def check(works: dict[str, Work], folder: Path) -> None:

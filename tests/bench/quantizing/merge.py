@@ -12,19 +12,19 @@ from functools import partial
 from pathlib import Path
 
 from training.lora import base_model
-from training.measure import FOLDER, PEERS, Answer, BenchError, Row
+from training.measure import FOLDER, PEERS, BenchError, Row
 
 from inhouse_gguf.convert import convert
 
 from .compare import apart
 from .models import LARGE, SMALL, random_adapter, random_llama
-from .programs import CONVERT, Work, faster, in_turns, need_llama, one_after_the_other, run
+from .programs import CONVERT, Work, faster, in_turns, need_llama, run
 
 RANK = 16
 TIMES = 0.5
 REPEATS = 5
-STEPS = 2.0
-"""Most steps of bfloat16 between both: ours is rounded once, peft's sum of a rounded product twice."""
+STEPS = 1.0
+"""Most steps of bfloat16 between both: the sums are made in another order, and each is rounded once."""
 
 OURS = "ours"
 THEIRS, BESIDE = "peft, llama.cpp", "peft, our converter"
@@ -53,27 +53,27 @@ def measure(quick: bool) -> list[Row]:
     return [faster(work, peer, TIMES, answers, ours=OURS) for peer in (THEIRS, BESIDE)]
 
 
-def our_command(model: Path, adapter: Path | None, target: Path) -> Answer:
+def our_command(model: Path, adapter: Path | None, target: Path) -> float:
     """Our command, with the adapter merged in its one pass, or without one; in a store of its own."""
     home = target.with_name("home")
     shutil.rmtree(home, ignore_errors=True)
     command = [sys.executable, "-m", "inhouse", "step", "quantizer", "gguf", model, "--type", "bf16", "--home", home]
-    answer = run([*command, *(["--adapter", adapter] if adapter else [])])
+    seconds = run([*command, *(["--adapter", adapter] if adapter else [])])
     (made,) = home.glob("artifacts/*/*/model.gguf")
     made.replace(target)
     shutil.rmtree(home)
-    return answer
+    return seconds
 
 
-def _peft(model: Path, adapter: Path, target: Path, *, ours: bool) -> Answer:
+def _peft(model: Path, adapter: Path, target: Path, *, ours: bool) -> float:
     merged = target.with_name("merged")
-    answers = [run([PEERS, SCRIPT, model, adapter, merged])]
+    seconds = run([PEERS, SCRIPT, model, adapter, merged])
     if ours:
-        answers.append(our_command(merged, None, target))
+        seconds += our_command(merged, None, target)
     else:
-        answers.append(run([PEERS, CONVERT, merged, "--outfile", target, "--outtype", "bf16"]))
+        seconds += run([PEERS, CONVERT, merged, "--outfile", target, "--outtype", "bf16"])
     shutil.rmtree(merged)
-    return one_after_the_other(answers)
+    return seconds
 
 
 def check(works: dict[str, Work], model: Path, folder: Path) -> None:

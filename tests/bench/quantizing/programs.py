@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,44 +14,28 @@ LLAMA = ROOT / "build" / "llama.cpp"
 CONVERT = LLAMA / "source" / "convert_hf_to_gguf.py"
 QUANTIZE = LLAMA / "bin" / "llama-quantize"
 
-Work = Callable[[], Answer]
-"""Does a work once and gives its "seconds" and "peak_bytes"."""
+Work = Callable[[], float]
+"""Does a work once and gives the seconds that it took."""
 
 
-def run(command: Sequence[str | Path]) -> Answer:
-    """Runs a program to its end: its wall "seconds" and "peak_bytes", the largest resident memory of one process.
-
-    Raises ``BenchError`` with the end of its output when it fails.
-    """
+def run(command: Sequence[str | Path]) -> float:
+    """Runs a program to its end; the wall seconds from its start. Raises ``BenchError`` with the end of its output."""
     words = [str(word) for word in command]
     outside = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with tempfile.TemporaryFile() as said:
-        started = time.perf_counter()
-        child = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT / "tests" / "bench",
-            env={**os.environ, **outside},
-        )
-        _, status, usage = os.wait4(child.pid, 0)  # as wait(), with what it used
-        seconds = time.perf_counter() - started
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            said.seek(0)
-            tail = said.read().decode(errors="replace")[-3000:]
-            raise BenchError(f"{' '.join(words)} ended with {child.returncode}:\n{tail}")
-    scale = 1 if os.uname().sysname == "Darwin" else 1024
-    return {"seconds": seconds, "peak_bytes": usage.ru_maxrss * scale}
-
-
-def one_after_the_other(answers: Sequence[Answer]) -> Answer:
-    """What several programs take that run one after the other."""
-    return {
-        "seconds": sum(each["seconds"] for each in answers),
-        "peak_bytes": max(each["peak_bytes"] for each in answers),
-    }
+    started = time.perf_counter()
+    done = subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT / "tests" / "bench",
+        env={**os.environ, **outside},
+        check=False,
+    )
+    if done.returncode:
+        tail = done.stdout.decode(errors="replace")[-3000:]
+        raise BenchError(f"{' '.join(words)} ended with {done.returncode}:\n{tail}")
+    return time.perf_counter() - started
 
 
 def in_turns(repeats: int, works: Mapping[str, Work]) -> dict[str, list[Answer]]:
@@ -60,13 +43,9 @@ def in_turns(repeats: int, works: Mapping[str, Work]) -> dict[str, list[Answer]]
     answers: dict[str, list[Answer]] = {name: [] for name in works}
     for repeat in range(1, repeats + 1):
         for name, work in works.items():
-            answer = work()
-            answers[name].append(answer)
-            print(
-                f"    {repeat}/{repeats} {name + ':':32} {answer['seconds']:7.2f} s,"
-                f" {answer['peak_bytes'] / 1e6:.0f} MB at most",
-                flush=True,
-            )
+            seconds = work()
+            answers[name].append({"seconds": seconds})
+            print(f"    {repeat}/{repeats} {name + ':':32} {seconds:7.2f} s", flush=True)
     return answers
 
 
