@@ -37,7 +37,9 @@ bench-train: setup  ## ARGS="--only lora --repeats 5"
 	@contrib/dev/bench.sh
 	@$(BIN)/python tests/bench/train.py $(ARGS)
 
-bench-quantize: setup  ## ARGS="--only aware"
+bench-quantize: setup  ## ARGS="--only imatrix"
+	@contrib/dev/bench.sh
+	@contrib/dev/bench-llama.sh
 	@$(BIN)/python tests/bench/quantize.py $(ARGS)
 
 clean:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv-bench: what the training benchmark compares with (trl and what it needs). Run after setup.sh.
+# Sets up .venv-bench: what the benchmarks compare with (trl and what it needs). Run after setup.sh.
 # Does nothing when nothing changed since the last time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

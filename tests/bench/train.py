@@ -44,10 +44,15 @@ def arguments() -> argparse.Namespace:
 
 def table(rows: list[Row]) -> None:
     """Prints the rows."""
-    print(f"\n{'work':53}{'against':23}{'ours':>13}{'peer':>9}{'ratio':>8}  {'goal':14} met")
+    print(f"\n{'work':53}{'against':25}{'ours':>13}{'peer':>9}{'ratio':>8}  {'goal':14} met")
     for row in rows:
-        ours, met = f"{row.ours:.0f} {row.unit}", "yes" if row.met else "NO"
-        print(f"{row.work:53}{row.against:23}{ours:>13}{row.peer:>9.0f}{row.ratio:>8.3f}  {row.goal:14} {met}")
+        ours, met = f"{_shown(row.ours)} {row.unit}", "yes" if row.met else "NO"
+        print(f"{row.work:53}{row.against:25}{ours:>13}{_shown(row.peer):>9}{row.ratio:>8.3f}  {row.goal:14} {met}")
+
+
+def _shown(figure: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{figure:.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
 def save(target: Path, rows: list[Row]) -> None:

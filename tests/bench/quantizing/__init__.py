@@ -5,5 +5,5 @@ To add one: a module here with ``measure(quick)``, which gives rows, and its nam
 
 from __future__ import annotations
 
-GROUPS = ("aware",)
-"""Modules here, in the order in which they are measured; imported when they are."""
+GROUPS = ("imatrix", "perplexity", "merge", "conversion", "aware")
+"""Modules here, in the order in which they are measured, the longest last; imported when they are."""

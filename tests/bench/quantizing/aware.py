@@ -1,29 +1,27 @@
 """Quantization-aware fine-tuning on the service desk: what is left of it at true 4 bits.
 
-Three models for each seed, all with the recipe's own settings: ``plain`` (one epoch), ``aware`` (one more epoch against
-the weights as Q4_0 stores them) and ``control`` (one more epoch at full precision). Each is measured at 16 bit and as
-Q4_0 on 200 fresh tasks, whose questions occur nowhere else.
+Three models for each seed, all with the recipe's own settings but for what is said here: ``plain`` (one epoch),
+``aware`` (one more epoch against the weights as Q4_0 stores them) and ``control`` (one more epoch at full precision).
+Each is measured at 16 bit and as Q4_0 on 200 fresh tasks, whose questions occur nowhere else.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from training.measure import FOLDER, ROOT, BenchError, Row
+from training.measure import Row
 
-RECIPE = ROOT / "contrib" / "recipes" / "service-desk" / "recipe.toml"
-HOME = FOLDER / "quantize"
+from .desk import PLAIN, QUICK, RECIPE, run_recipe
+
 SEEDS = (7, 8, 9)
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "plain": {},
+    "plain": PLAIN,
     "aware": {"finetune.lora.quantization_aware": "auto"},
-    "control": {"finetune.lora.epochs": 2},
+    "control": {**PLAIN, "finetune.lora.epochs": 2},
 }
 TWO_CALLS = ("order+calculation", "order+policy")
 Found = Mapping[tuple[int, str], Mapping[str, Any]]
@@ -45,26 +43,10 @@ def _run(sets: Mapping[str, Any], quick: bool) -> dict[str, Any]:
         "quantize.gguf.type": "q4_0",
         "evaluate.tasks.tasks": RECIPE.with_name("fresh.jsonl"),
         "evaluate.tasks.roles": ["tuned", "quantized"],
-        **({"data.jsonl.limit": 40} if quick else {}),
+        **(QUICK if quick else {}),
         **sets,
     }
-    command = [
-        sys.executable,
-        "-m",
-        "inhouse",
-        "run",
-        str(RECIPE),
-        "--home",
-        str(HOME),
-        "--until",
-        "evaluate",
-        "--json",
-    ]
-    command += [word for key, value in every.items() for word in ("--set", f"{key}={value}")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(done.stderr[-3000:])
-    record = json.loads(done.stdout)
+    record = run_recipe(every, until="evaluate")
     report = json.loads(Path(record["report"], "report.json").read_text(encoding="utf-8"))
     seconds = next(step["made_seconds"] for step in record["steps"] if step["name"] == "finetune")
     return {**{role: report["tasks"][role] for role in ("tuned", "quantized")}, "seconds": seconds}

@@ -1,0 +1,8 @@
+"""The benchmarks' own packages, as ``python tests/bench/quantize.py`` finds them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
