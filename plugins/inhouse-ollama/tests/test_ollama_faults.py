@@ -106,7 +106,7 @@ def test_a_redirect_is_not_followed(server: Any, run: Run, tmp_path: Path) -> No
                 server.faults[method, "/api/"] = lambda handler, status=status: handler.raw(
                     status, b"", Location=other.url + handler.path
                 )
-            fails(run)
+            assert "a redirect, which is not followed" in str(fails(run))
         assert other.asked == []
 
 
@@ -262,6 +262,15 @@ def test_stopped_while_the_file_goes(server: Any, run: Run) -> None:
     while any(server.blobs.iterdir()) and time.monotonic() < deadline:  # the server drops what came
         time.sleep(0.01)
     assert list(server.blobs.iterdir()) == []
+
+
+def test_a_step_that_ends_after_the_file_went_sends_it_once(server: Any, run: Run) -> None:
+    heads = iter([True, False])  # asked before it goes, and after
+    server.faults["HEAD", "/api/blobs/"] = lambda handler: next(heads) or handler.raw(500, b"")
+    assert "does not say what files it has" in str(fails(run))
+    server.faults.clear()
+    run()
+    assert server.count("POST", "/api/blobs/") == 1
 
 
 def test_killed_between_file_and_model_sends_nothing_twice(
