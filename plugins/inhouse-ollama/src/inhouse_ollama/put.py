@@ -131,7 +131,7 @@ def _check(server: Server, sending: Sending, mark: Path, digest: str, notice: Ca
     if held.blob not in (sending.digest, None):
         notice("Ollama keeps a copy of the model's file that it wrote itself, not the file that was sent")
     if sending.wanted.template is None and held.template != _own_template(sending):
-        notice("the bundle has no template that Ollama could be given, and Ollama guesses one: compare its answers first")
+        notice("the bundle has no template that Ollama could be given, and Ollama guesses one: compare its answers")
     made = evolve(
         made,
         server_blob=held.blob,
