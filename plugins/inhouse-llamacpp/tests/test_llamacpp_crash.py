@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from inhouse.errors import DataError, EngineError
 from inhouse.values import Request
@@ -157,17 +159,17 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 @linux
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGILL"])
-def test_repacking_that_crashes_is_given_up_remembered_and_told(
-    gguf: Path, fake: Fake, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_repacking_that_crashes_is_given_up_remembered_and_told(gguf: Path, fake: Fake, name: str) -> None:
+    structlog.reset_defaults()  # the command line, tested in the same process, keeps warnings back
     fake(f"os.kill(os.getpid(), signal.{name})")
     assert not repacking_crashes()
-    for _ in range(2):
-        with LlamaCppRuntime(LlamaCppOptions()).open(gguf, context=64, threads=1) as engine:
-            assert engine.generate([Request(prompt="x", max_tokens=2)])[0].completion_tokens == 2
-            assert f"repacked weights (killed by {name}); it runs without" in engine.told
+    with capture_logs() as logged:
+        for _ in range(2):
+            with LlamaCppRuntime(LlamaCppOptions()).open(gguf, context=64, threads=1) as engine:
+                assert engine.generate([Request(prompt="x", max_tokens=2)])[0].completion_tokens == 2
+                assert f"repacked weights (killed by {name}); it runs without" in engine.told
     assert fake.tried == "100"  # once for this build and machine
-    assert "without them, more slowly" in "".join(capsys.readouterr())
+    assert [each["log_level"] for each in logged if "without them, more slowly" in each["event"]] == ["warning"]
     with pytest.raises(EngineError, match=name) as told:
         LlamaCppRuntime(LlamaCppOptions(repack="on")).open(gguf, context=64)
     assert told.value.hint == 'repack = "auto"'

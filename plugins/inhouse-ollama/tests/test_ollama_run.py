@@ -168,7 +168,7 @@ def test_without_template_and_system(server: Any, run: Run, recipe_file: Path) -
     recipe_file.write_text(text[: text.index("[agent]")] + text[text.index("[bundle]") :])
     told = run("base.tiny.template={{ messages[0].content }}")
     assert server.bodies[0].keys() == {"model", "stream", "files", "parameters"}
-    assert any("is not ChatML, and Ollama guesses one" in each for each in told)
+    assert any("and Ollama guesses one" in each for each in told)
 
 
 def test_a_server_that_prefers_the_template_of_the_file(server: Any, client: ollama.Client, run: Run) -> None:
