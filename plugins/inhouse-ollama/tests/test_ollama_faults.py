@@ -148,7 +148,7 @@ def test_says_that_it_made_what_it_has_not(server: Any, run: Run) -> None:
 
 def test_says_that_it_took_what_it_has_not(server: Any, run: Run) -> None:
     server.faults["POST", "/api/blobs/"] = lambda handler: (
-        handler.rfile.read(int(handler.headers["Content-Length"])) and handler.raw(201, b"")
+        handler.rfile.read(int(handler.headers["Content-Length"])) and handler.raw(201, b"", Connection="close")
     )
     assert "took the model's file and does not have it" in str(fails(run))
 
