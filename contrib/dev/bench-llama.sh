@@ -10,21 +10,8 @@ FOLDER=build/llama.cpp
 LOG=build/setup-bench-llama.log
 VERSION=$(sed -n 's/^llama_cpp_python==//p' contrib/dev/constraints.txt)
 
-die() { printf '\nbench: %s\n' "$1" >&2; exit 1; }
-
-# Runs a command with its output in the log, and says every few seconds that it is still at it.
-run() {
-    local label=$1 started=$SECONDS; shift
-    printf '  %s ...\n' "$label"
-    "$@" >>"$LOG" 2>&1 &
-    local job=$!
-    while kill -0 "$job" 2>/dev/null; do
-        sleep 1
-        if (( (SECONDS - started) % 15 == 14 )); then printf '    %ds: %s\n' $((SECONDS - started)) "$(tail -n 1 "$LOG" | cut -c1-90)"; fi
-    done
-    wait "$job" || { tail -n 30 "$LOG" >&2; die "$label failed; the whole log is in $LOG"; }
-    printf '    done in %ds\n' $((SECONDS - started))
-}
+WHO=bench
+. contrib/dev/run.sh
 
 [ -x .venv/bin/python ] || die "the project's own environment is missing: run contrib/dev/setup.sh first"
 [ -x .venv-bench/bin/python ] || die "the peers' environment is missing: run contrib/dev/bench.sh first"

@@ -15,26 +15,13 @@ case "$(uname -m)" in x86_64 | amd64) NO_AMX="-mno-amx-tile -mno-amx-int8" ;; *)
 LEAN=(--config-settings=cmake.define.LLAVA_BUILD=OFF
     --config-settings="cmake.define.CMAKE_PROJECT_llama_cpp_INCLUDE=$PWD/contrib/dev/llama.cmake")
 
-die() { printf '\nsetup: %s\n' "$1" >&2; exit 1; }
+WHO=setup
+. contrib/dev/run.sh
 
 need() { command -v "$1" >/dev/null 2>&1 || die "$1 is missing: llama.cpp and hnswlib are compiled here.
   Debian, Ubuntu:  sudo apt-get install g++ cmake make python3-venv
   Fedora:          sudo dnf install gcc-c++ cmake make
   macOS:           xcode-select --install && brew install cmake"; }
-
-# Runs a command with its output in the log, and says every few seconds that it is still at it.
-run() {
-    local label=$1 started=$SECONDS; shift
-    printf '  %s ...\n' "$label"
-    "$@" >>"$LOG" 2>&1 &
-    local job=$!
-    while kill -0 "$job" 2>/dev/null; do
-        sleep 1
-        if (( (SECONDS - started) % 15 == 14 )); then printf '    %ds: %s\n' $((SECONDS - started)) "$(tail -n 1 "$LOG" | cut -c1-90)"; fi
-    done
-    wait "$job" || { tail -n 30 "$LOG" >&2; die "$label failed; the whole log is in $LOG"; }
-    printf '    done in %ds\n' $((SECONDS - started))
-}
 
 stamp() { cat pyproject.toml entry_points.txt contrib/dev/{*.txt,llama.cmake,setup.sh} plugins/*/pyproject.toml | cksum | tr ' ' '-'; }
 
