@@ -11,7 +11,7 @@ from gguf import GGUFWriter
 
 from inhouse.values import Completion, Message, Request
 from inhouse_gates.golden import TOOLS, golden, golden_with_tools
-from inhouse_gates.stops import SHORT, ended, run_on
+from inhouse_gates.stops import SHORT, beginnings, ended, run_on
 from inhouse_gates.tokens import differences, through_ollama, tokens, with_tools
 
 CHATML = (
@@ -137,13 +137,13 @@ def test_the_shortest_answers_that_end_are_kept() -> None:
 
 def test_answers_that_do_not_end_are_found() -> None:
     kept = ended(Engine([("stop", 9), ("stop", 4), ("stop", 5), ("length", 9), ("length", 9)]), DIALOGUES, golden()[:2])  # type: ignore[arg-type]
-    assert run_on(Engine([("stop", 5), ("stop", 5)]), kept, None) == []  # type: ignore[arg-type]
-    (wrong,) = run_on(Engine([("stop", 5), ("length", 999)]), kept, None)  # type: ignore[arg-type]
+    assert run_on(Engine([("stop", 5), ("stop", 5)]), kept) == []  # type: ignore[arg-type]
+    (wrong,) = run_on(Engine([("stop", 5), ("length", 999)]), kept)  # type: ignore[arg-type]
     assert f"ends after 5 tokens does not end within {4 * 5 + SHORT}" in wrong
 
 
 def test_a_second_bos_in_the_runtimes_prompt_is_found() -> None:
     kept = ended(Engine([("stop", 4), ("length", 9)]), DIALOGUES[:1], golden()[:1])  # type: ignore[arg-type]
-    assert run_on(Engine([("stop", 4)], bos=1), kept, 7) == []  # type: ignore[arg-type]
-    (wrong,) = run_on(Engine([("stop", 4)], bos=1), kept, None)  # type: ignore[arg-type]
+    assert beginnings(Engine([("stop", 4)], bos=1), kept, 7) == []  # type: ignore[arg-type]
+    (wrong,) = beginnings(Engine([("stop", 4)], bos=1), kept, None)  # type: ignore[arg-type]
     assert "with one BOS" in wrong

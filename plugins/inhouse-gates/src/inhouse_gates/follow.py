@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from attrs import frozen
@@ -46,11 +47,12 @@ def answer(engine: Engine, chat: Sequence[Message]) -> Answer:
     return Answer(ids, length, logits[length - 1 :])
 
 
-def follow(step: Step, original: Artifact, answers: Sequence[Answer]) -> tuple[int, list[str]]:
-    """How many tokens of the answers an unrounded GGUF of the model expects too, and where it expects others."""
+def follow(engine: Engine, answers: Sequence[Answer]) -> tuple[int, list[str]]:
+    """How many tokens of the answers ``engine`` (:func:`unrounded`) expects too, and where it expects others."""
     if not answers:
         return 0, []
-    found = _expected(step, original, answers)
+    every = engine.distributions([each.ids for each in answers])
+    found = [logits[each.prompt - 1 :] for each, logits in zip(answers, every, strict=True)]
     followed, wrong = 0, []
     for each, logits in zip(answers, found, strict=True):
         chosen = logits[:, : each.logits.shape[1]].argmax(1)
@@ -67,15 +69,15 @@ def follow(step: Step, original: Artifact, answers: Sequence[Answer]) -> tuple[i
     return followed, wrong
 
 
-def _expected(step: Step, original: Artifact, answers: Sequence[Answer]) -> list[NDArray[np.float32]]:
-    """What llama.cpp expects at the places of the answers, with weights that were converted and not rounded."""
+@contextmanager
+def unrounded(step: Step, original: Artifact) -> Iterator[Engine]:
+    """``original`` (``model/hf``) in llama.cpp, with weights that were converted and not rounded."""
     folder = step.checkpoints / "exact"
     folder.mkdir(exist_ok=True)
     kind = "F32" if weight_bytes(original.path) < _SMALL else exact_type(original.path)
     try:
         convert(original.path, folder / "model.gguf", kind, lambda done, total, name: None)
         with step.services.engine(Artifact("model/gguf", folder, "")) as engine:
-            every = engine.distributions([each.ids for each in answers])
-            return [logits[each.prompt - 1 :] for each, logits in zip(answers, every, strict=True)]
+            yield engine
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,10 +16,10 @@ from inhouse.values import Artifact, Message
 from inhouse_evaluate.loss import label_spans
 from inhouse_gguf.facts import metadata
 
-from .follow import FOLLOWED, Answer, answer, follow
+from .follow import FOLLOWED, Answer, answer, follow, unrounded
 from .golden import TOOLS, golden, golden_with_tools
 from .row import Row, judged
-from .stops import Ended, ended, run_on
+from .stops import Ended, beginnings, ended, run_on
 from .tokens import Ids, differences, through_ollama, tokens, with_tools
 
 _ANSWERS = 3
@@ -57,10 +57,11 @@ def parity(step: Step, models: Mapping[str, Artifact], dialogues: Sequence[Seque
         tools = with_tools(engine, golden_with_tools(), TOOLS, truth.plain, truth.tools)
         ollama = through_ollama(engine, file, chats, truth.ids)
         adds = told.get("tokenizer.ggml.bos_token_id") if told.get("tokenizer.ggml.add_bos_token") else None
-        wrong += tools.wrong + ollama.wrong + run_on(engine, truth.ended, adds)
+        wrong += tools.wrong + ollama.wrong + beginnings(engine, truth.ended, adds)
     wrong += _marks(told, truth.ends, [ids for ids in truth.ids if ids])
-    followed, strayed = follow(step, original, truth.answers)
-    wrong += strayed
+    with unrounded(step, original) as engine:
+        followed, strayed = follow(engine, truth.answers)
+        wrong += strayed + run_on(engine, truth.ended)
     count = len(chats) + len(truth.tools)
     said = [
         f"{count} chats give the same tokens",

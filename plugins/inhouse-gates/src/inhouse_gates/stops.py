@@ -1,4 +1,4 @@
-"""Whether the quantised model's answers end by themselves where the tuned model's do."""
+"""Whether answers begin with one BOS, and end by themselves where the tuned model's do."""
 
 from __future__ import annotations
 
@@ -41,23 +41,30 @@ def ended(engine: Engine, dialogues: Sequence[Sequence[Message]], chats: Sequenc
     return sorted(found, key=lambda each: each.tokens)[:_KEPT]
 
 
-def run_on(engine: Engine, chats: Sequence[Ended], bos: int | None) -> list[str]:
-    """What is wrong with the answers of the quantised model, or with how its runtime begins a prompt.
+def beginnings(engine: Engine, chats: Sequence[Ended], bos: int | None) -> list[str]:
+    """What is wrong with how the runtime of the quantised model begins a prompt.
 
     ``bos``: the token that whoever makes tokens of a text has to put before it, if the GGUF asks for that.
     """
     wrong = []
-    requests = [Request(messages=tuple(each.chat), max_tokens=4 * each.tokens + SHORT) for each in chats]
+    requests = [Request(messages=tuple(each.chat), max_tokens=1) for each in chats]
     for each, made in zip(chats, engine.generate(requests), strict=True):
         wanted = len(each.ids) + (bos is not None and [*each.ids[:1]] != [bos])
         if made.prompt_tokens != wanted:
             wrong.append(f"the runtime makes {made.prompt_tokens} tokens of a chat that has {wanted}, with one BOS")
-        if made.finish != "stop":
-            wrong.append(
-                f"an answer that the tuned model ends after {each.tokens} tokens does not end within"
-                f" {made.completion_tokens}: the stop token does not stop"
-            )
     return wrong
+
+
+def run_on(engine: Engine, chats: Sequence[Ended]) -> list[str]:
+    """Which answers do not end. ``engine`` has the converted weights without rounding: rounded ones may ramble where
+    the stop token stops, which is for the gates that judge rounding."""
+    requests = [Request(messages=tuple(each.chat), max_tokens=4 * each.tokens + SHORT) for each in chats]
+    return [
+        f"an answer that the tuned model ends after {each.tokens} tokens does not end within"
+        f" {made.completion_tokens}: the stop token does not stop"
+        for each, made in zip(chats, engine.generate(requests), strict=True)
+        if made.finish != "stop"
+    ]
 
 
 def _question(dialogue: Sequence[Message]) -> Sequence[Message]:
