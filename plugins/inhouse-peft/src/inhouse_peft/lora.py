@@ -188,27 +188,29 @@ class LoraTrainer:
         tuned = add_adapter(model, options, step.seed)
         task = LoraTask(tuned, train, heldout, options)
         aware = bool(options.quantization_aware)
-        rounded = step.service("quantization_aware").open(base.path) if aware else None  # refuses before any work
+        rounded = self._rounded(step, tuned, base) if aware else None  # before any work: it may refuse, and is held
         settings = Settings.of(options)
         fitting = partial(fit, task, settings, seed=step.seed, folder=step.checkpoints, keep=aware)
         more = steps_in_epoch(len(train), options.batch_size) * options.quantization_aware_epochs if aware else 0
         progress = telling(step, lambda tell: fitting(tell=tell), more=more)
         task.close()
         if rounded is not None:
-            weights = RoundedModel(tuned.get_base_model(), rounded, stored_dtype(base.path))
-            task = RoundedTask(tuned, train, heldout, evolve(options, dropout=0.0), weights)
+            task = RoundedTask(tuned, train, heldout, evolve(options, dropout=0.0), rounded)
             self._hold_to_format(step, task, after=progress.step)
-            del weights
         step.note(train_chats=len(train), heldout_chats=len(heldout), compute_dtype=str(dtype).removeprefix("torch."))
         step.note(device=device.type)
         save_adapter(tuned, step.outputs["adapter/peft"])
         if quantized or aware:
-            del model, tuned, task, fitting  # the base in 16 bits takes their place
+            del model, tuned, task, fitting, rounded  # the base in 16 bits takes their place
             give_back()
             merged = merge_into(base.path, step.outputs["adapter/peft"])
         else:
             merged = merge(tuned)
         save_model(merged, base.path, step.outputs["model/hf"], stored_dtype(base.path))
+
+    def _rounded(self, step: Step, tuned: Any, base: Artifact) -> RoundedModel:
+        rounding = step.service("quantization_aware").open(base.path)
+        return RoundedModel(tuned.get_base_model(), rounding, stored_dtype(base.path))
 
     def _hold_to_format(self, step: Step, task: RoundedTask, *, after: int) -> None:
         """Goes on with the weights as the format of ``quantization_aware`` stores them."""

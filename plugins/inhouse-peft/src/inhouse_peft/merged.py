@@ -21,6 +21,9 @@ from inhouse_torch.patch import speed_up as speed_up_blocks
 
 from .linear import LoraWeights, adapter_grads, lora_weights
 
+Part = tuple[Tensor, Tensor | None, float]
+"""Merged weight, bias and scale of one layer."""
+
 
 @frozen(eq=False)
 class MergedLayer:
@@ -35,31 +38,74 @@ class _MergedGroup(torch.autograd.Function):
     """Inputs: x (M, in), (merged, bias, scale) of each layer, a_1, b_1, a_2, b_2, ...; one output a layer."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: Sequence[Any], *pairs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, parts: Sequence[Part], *pairs: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, *pairs)
         ctx.parts = parts
-        return tuple(
-            torch.mm(x, merged.t()) if bias is None else torch.addmm(bias, x, merged.t()) for merged, bias, _ in parts
-        )
+        return _outputs(x, parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, *pairs = ctx.saved_tensors
-        branch, a_all = x.float(), torch.cat(pairs[0::2])
-        _, adapter = adapter_grads(grads, branch, branch @ a_all.t(), 1.0, ctx.parts, pairs[1::2])
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.mm(grads[0], ctx.parts[0][0])
-            for grad, (merged, _, _) in zip(grads[1:], ctx.parts[1:], strict=True):
-                grad_x.addmm_(grad, merged)
-        return (grad_x, None, *adapter)
+        adapter = _adapter_grads(grads, x, ctx.parts, pairs)
+        return (_input_grad(grads, ctx.parts) if ctx.needs_input_grad[0] else None, None, *adapter)
+
+
+class _MergedMLP(torch.autograd.Function):
+    """down(silu(gate(x)) * up(x)); the product of the two is made again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parts: Sequence[Part], *pairs: Tensor) -> Tensor:
+        gate, up = _outputs(x, parts[:2])
+        ctx.save_for_backward(x, gate, up, *pairs)
+        ctx.parts = parts
+        return _outputs(torch.nn.functional.silu(gate).mul_(up), parts[2:])[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, gate, up, *pairs = ctx.saved_tensors
+        opened = torch.nn.functional.silu(gate)
+        last = _adapter_grads([grad], opened * up, ctx.parts[2:], pairs[4:])
+        grad_inner = _input_grad([grad], ctx.parts[2:])
+        grad_up = opened.mul_(grad_inner)
+        grads = [torch.ops.aten.silu_backward(grad_inner.mul_(up), gate), grad_up]
+        first = _adapter_grads(grads, x, ctx.parts[:2], pairs[:4])
+        return (_input_grad(grads, ctx.parts[:2]) if ctx.needs_input_grad[0] else None, None, *first, *last)
+
+
+def _outputs(x: Tensor, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+    return tuple(torch.nn.functional.linear(x, merged, bias) for merged, bias, _ in parts)
+
+
+def _adapter_grads(
+    grads: Sequence[Tensor], x: Tensor, parts: Sequence[Part], pairs: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Of a_1, b_1, a_2, b_2, ..."""
+    branch, a_all = x.float(), torch.cat([*pairs[0::2]])
+    return adapter_grads(grads, branch, branch @ a_all.t(), 1.0, parts, pairs[1::2])[1]
+
+
+def _input_grad(grads: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
+    grad_x = torch.mm(grads[0], parts[0][0])
+    for grad, (merged, _, _) in zip(grads[1:], parts[1:], strict=True):
+        grad_x.addmm_(grad, merged)
+    return grad_x
 
 
 def merged_group(x: Tensor, layers: Sequence[MergedLayer]) -> tuple[Tensor, ...]:
     """All ``layers`` on one input ``x`` (M, in), one output (M, out_i) each, in the dtype of x."""
-    parts = [(each.merged, each.weights.bias, each.weights.scale) for each in layers]
-    pairs = [tensor for each in layers for tensor in (each.weights.a, each.weights.b)]
+    parts, pairs = _flat(layers)
     return cast("tuple[Tensor, ...]", _MergedGroup.apply(x, parts, *pairs))  # type: ignore[no-untyped-call]
+
+
+def merged_mlp(x: Tensor, gate: MergedLayer, up: MergedLayer, down: MergedLayer) -> Tensor:
+    """down(silu(gate(x)) * up(x)) for ``x`` (M, in) -> (M, in)."""
+    parts, pairs = _flat([gate, up, down])
+    return cast("Tensor", _MergedMLP.apply(x, parts, *pairs))  # type: ignore[no-untyped-call]
+
+
+def _flat(layers: Sequence[MergedLayer]) -> tuple[list[Part], list[Tensor]]:
+    parts: list[Part] = [(each.merged, each.weights.bias, each.weights.scale) for each in layers]
+    return parts, [tensor for each in layers for tensor in (each.weights.a, each.weights.b)]
 
 
 @frozen
@@ -70,25 +116,22 @@ class MergedLinears:
 
     def together(self, layers: Sequence[nn.Module]) -> Callable[[Tensor, bool], Sequence[Tensor]] | None:
         """One function for all ``layers``."""
-        found = [self.layers[each] for each in layers if each in self.layers]
-        return (lambda x, _: merged_group(x, found)) if len(found) == len(layers) else None
+        found = self._known(layers)
+        return None if found is None else lambda x, _: merged_group(x, found)
 
     def gated(self, gate: nn.Module, up: nn.Module, down: nn.Module) -> Callable[[Tensor, bool], Tensor] | None:
-        """Gate and up as one function, down as another."""
-        first, last = self.together([gate, up]), self.together([down])
-        if first is None or last is None:
-            return None
-
-        def forward(x: Tensor, training: bool) -> Tensor:
-            opened, wide = first(x, training)
-            return last(torch.nn.functional.silu(opened) * wide, training)[0]
-
-        return forward
+        """All of the block as one function."""
+        found = self._known([gate, up, down])
+        return None if found is None else lambda x, _: merged_mlp(x, *found)
 
     def weight(self, layer: nn.Module) -> Tensor | None:
         """The merged one."""
         found = self.layers.get(layer)
         return found.merged if found else None
+
+    def _known(self, layers: Sequence[nn.Module]) -> list[MergedLayer] | None:
+        found = [self.layers[each] for each in layers if each in self.layers]
+        return found if len(found) == len(layers) else None
 
 
 @define
