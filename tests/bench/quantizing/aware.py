@@ -20,7 +20,7 @@ from .desk import PLAIN, QUICK, RECIPE, run_recipe
 SEEDS = (7, 8, 9)
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "plain": PLAIN,
-    "aware": {"finetune.lora.quantization_aware": "auto"},
+    "aware": {},
     "control": {**PLAIN, "finetune.lora.epochs": 2},
 }
 TWO_CALLS = ("order+calculation", "order+policy")
