@@ -9,9 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from inhouse.errors import RecipeError
+from inhouse.errors import EngineError, RecipeError
 from inhouse.values import Request
+from inhouse_gguf.convert import convert
+from inhouse_llamacpp import CacheType, LlamaCppOptions
 from inhouse_llamacpp.engine import LlamaCppEngine
+from inhouse_llamacpp.runtime import LlamaCppRuntime
+from support.tiny_llama import make_model
 
 
 def _reference(hf: Path, ids: list[int]) -> list[float]:
@@ -61,3 +65,28 @@ def test_distributions_are_those_of_transformers(engine: LlamaCppEngine, hf: Pat
         assert torch.allclose(found, wanted, atol=0.05)
     with pytest.raises(RecipeError, match="context only 384"):
         next(engine.distributions([[5] * 400]))
+
+
+@pytest.mark.parametrize(("kind", "most"), [("q8_0", 0.1), ("q4_0", 1.0)])
+def test_a_rounded_cache_takes_less_and_gives_about_the_same(
+    gguf: Path, hf: Path, kind: CacheType, most: float
+) -> None:
+    ids = torch.randint(3, 500, (200,), generator=torch.Generator().manual_seed(3)).tolist()
+    cells = []
+    for cache_type in ("f16", kind):
+        options = LlamaCppOptions(slots=8, cache_memory=1 << 20, cache_type=cache_type)  # type: ignore[arg-type]
+        with LlamaCppRuntime(options).open(gguf, context=384, threads=1) as engine:
+            (found,) = engine.logprobs([ids])
+            engine.generate([Request(prompt=f"{n}", max_tokens=380) for n in range(8)])
+            cells.append(engine.statistics()["cells"])
+        apart = np.abs(np.array(found) - _reference(hf, ids)).mean()
+        assert 0 < apart < most
+    assert cells[1] > 1.5 * cells[0]
+
+
+def test_a_cache_that_the_model_does_not_fit_is_told(tmp_path: Path) -> None:
+    """Blocks of 32 values do not divide heads of 16."""
+    convert(make_model(tmp_path / "hf", width=64), tmp_path / "model.gguf", "F16", lambda *_: None)
+    with pytest.raises(EngineError, match="cannot make a context") as told:
+        LlamaCppRuntime(LlamaCppOptions(cache_type="q8_0")).open(tmp_path, context=384, threads=1)
+    assert told.value.hint == 'cache_type = "f16"'

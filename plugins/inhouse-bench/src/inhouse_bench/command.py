@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from inhouse.cli.common import emit, json_option, table
+from inhouse_llamacpp import CacheType
 
 
 @click.group()
@@ -20,6 +22,9 @@ def command() -> None:
 @click.option("--layers", type=click.IntRange(1), default=32, show_default=True, help="Layers; fewer for a trial.")
 @click.option("--width", type=click.IntRange(128), default=4096, show_default=True, help="A multiple of 128.")
 @click.option("--context", type=click.IntRange(64, 4096), default=2048, show_default=True, help="Tokens.")
+@click.option(
+    "--cache-type", type=click.Choice(get_args(CacheType)), default="f16", show_default=True, help="Key/value cache."
+)
 @click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0 = all cores.")
 @click.option("--keep", is_flag=True, help="Leave the models in the folder.")
 @json_option
@@ -31,6 +36,7 @@ def seven_b(
     layers: int,
     width: int,
     context: int,
+    cache_type: CacheType,
     threads: int,
     keep: bool,
     as_json: bool,
@@ -46,7 +52,7 @@ def seven_b(
     from .shape import Shape
     from .workshop import Workshop, parse_types
 
-    shop = Workshop(folder.absolute(), Shape(layers, width), parse_types(types), context, threads, keep)
+    shop = Workshop(folder.absolute(), Shape(layers, width), parse_types(types), context, threads, keep, cache_type)
     try:
         figures = shop.run(Progress())
     except KeyboardInterrupt:
@@ -55,9 +61,8 @@ def seven_b(
     rows = judge(figures)
     met = all(each.met is not False for each in rows)
     if as_json:
-        emit(
-            {"shape": shop.shape, "context": context, "threads": threads, "models": figures, "goals": rows, "met": met}
-        )
+        settings = {"context": context, "cache_type": cache_type, "threads": threads}
+        emit({"shape": shop.shape, **settings, "models": figures, "goals": rows, "met": met})
     else:
         table([each.line() for each in rows], ("type", "what", "measured", "goal", "met"))
     if not met:

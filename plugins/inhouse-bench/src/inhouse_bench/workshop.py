@@ -22,7 +22,7 @@ from inhouse_evaluate.load import fill
 from inhouse_gguf import MATRIX_TYPES, PLAIN_TYPES, TYPES
 from inhouse_gguf.convert import commit
 from inhouse_gguf.engine import quantize
-from inhouse_llamacpp import LlamaCppOptions
+from inhouse_llamacpp import CacheType, LlamaCppOptions
 from inhouse_llamacpp.runtime import LlamaCppRuntime
 
 from .goals import Figures
@@ -70,12 +70,13 @@ class Workshop:
     context: int
     threads: int
     keep: bool
+    cache_type: CacheType = "f16"
     figures: dict[str, Figures] = field(factory=dict)
 
     def run(self, tell: Tell) -> list[Figures]:
         """The figures of F16 and each type. Raises ``ResourceError`` without room on the disk, ``RecipeError`` for a
         folder with other things in it, ``EngineError`` or ``StepError`` when llama.cpp fails."""
-        runtime = LlamaCppRuntime(LlamaCppOptions())
+        runtime = LlamaCppRuntime(LlamaCppOptions(cache_type=self.cache_type))
         reason = runtime.probe()
         if reason:
             raise ResourceError(reason)
@@ -116,8 +117,8 @@ class Workshop:
         if settings == self._settings():
             self.figures.update(kept)
 
-    def _settings(self) -> list[int]:
-        return [self.context, self.threads]
+    def _settings(self) -> list[int | str]:
+        return [self.context, self.threads, self.cache_type]
 
     def _note(self, figures: Mapping[str, Figures]) -> None:
         note = {"shape": asdict(self.shape), "settings": self._settings()}

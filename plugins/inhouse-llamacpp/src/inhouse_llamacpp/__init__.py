@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from attrs import field, frozen, validators
 
 from inhouse import RuntimeSpec, hookimpl
 
+CacheType = Literal["f16", "q8_0", "q4_0"]
+"""Formats of the key/value cache."""
+
 
 @frozen
 class LlamaCppOptions:
-    """How the engine is run; none of it changes what a model answers beyond rounding."""
+    """How the engine is run; none of it but ``cache_type`` changes what a model answers beyond rounding."""
 
     slots: int = field(
         default=16,  # with more, each step looks through more cells of others than batching saves
@@ -24,6 +28,12 @@ class LlamaCppOptions:
         metadata={
             "help": "bytes of key/value cache that requests decoded together may take; one context always fits",
             "counts": False,
+        },
+    )
+    cache_type: CacheType = field(
+        default="f16",
+        metadata={
+            "help": "format of the key/value cache: q8_0 holds it in about half the memory, q4_0 in about a quarter",
         },
     )
     repack: str = field(

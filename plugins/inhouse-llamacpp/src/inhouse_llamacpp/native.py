@@ -26,6 +26,12 @@ BATCH = 512
 OUTPUTS = 64
 """Rows of logits in one llama_decode at most (llama.cpp asserts it, and that sequences are no more)."""
 
+CACHE_TYPES = {  # name: ggml's number, bytes of 32 values (ggml-common.h)
+    "f16": (llama.GGML_TYPE_F16, 64),
+    "q8_0": (llama.GGML_TYPE_Q8_0, 34),
+    "q4_0": (llama.GGML_TYPE_Q4_0, 18),
+}
+
 LEVEL_WARN, LEVEL_ERROR = 3, 4  # enum ggml_log_level in ggml.h
 
 errors: list[str] = []
@@ -93,12 +99,12 @@ class Model:
         self.add_bos: bool = llama.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
 
-    @property
-    def bytes_per_cell(self) -> int:
-        """Key/value cache of one token, in bytes (16-bit)."""
+    def bytes_per_cell(self, cache_type: str) -> int:
+        """Key/value cache of one token, in bytes."""
         width = llama.llama_model_n_embd(self.handle) // max(1, llama.llama_model_n_head(self.handle))
         heads = llama.llama_model_n_head_kv(self.handle)
-        return int(llama.llama_model_n_layer(self.handle) * heads * width * 2 * 2)
+        values = int(llama.llama_model_n_layer(self.handle) * heads * width * 2)
+        return values * CACHE_TYPES[cache_type][1] // 32
 
     def template(self) -> str | None:
         """The chat template in the file."""
@@ -140,9 +146,12 @@ class Model:
 
 
 class Context:
-    """A key/value cache of ``cells`` tokens for ``sequences`` sequences, and the buffers to compute."""
+    """A key/value cache of ``cells`` tokens for ``sequences`` sequences, and the buffers to compute.
 
-    def __init__(self, model: Model, *, cells: int, sequences: int, threads: int) -> None:
+    Raises ``EngineError`` where llama.cpp cannot hold the model's cache as ``cache_type``.
+    """
+
+    def __init__(self, model: Model, *, cells: int, sequences: int, threads: int, cache_type: str) -> None:
         params = llama.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = BATCH
@@ -150,11 +159,13 @@ class Context:
         params.n_outputs_max = max(OUTPUTS, sequences)
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True  # sequences share cells, so that a common prefix is kept once
+        params.type_k = params.type_v = CACHE_TYPES[cache_type][0]
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO  # skips the cells of other sequences
         params.no_perf = True
         self.handle = llama.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise EngineError(f"llama.cpp cannot make a context of {cells} tokens: {take_errors()}")
+            hint = None if cache_type == "f16" else 'cache_type = "f16"'
+            raise EngineError(f"llama.cpp cannot make a context of {cells} tokens: {take_errors()}", hint=hint)
         self.cells: int = llama.llama_n_ctx(self.handle)
         self._tokens = model.tokens
         self._memory = llama.llama_get_memory(self.handle)

@@ -48,6 +48,7 @@ class LlamaCppRuntime:
             "threads": threads or _cores(),
             "slots": self.options.slots,
             "cache_memory": self.options.cache_memory,
+            "cache_type": self.options.cache_type,
         }
         worker, told = self._start(setup)
         return LlamaCppEngine(worker, context=context, batch=self.options.slots, told=told)

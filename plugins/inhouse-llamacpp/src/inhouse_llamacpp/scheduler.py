@@ -22,11 +22,14 @@ WORTH_WAITING = 32
 class Scheduler:
     """Runs jobs on one model. ``context`` tokens for one job; at most ``most_cells`` for all together."""
 
-    def __init__(self, model: Model, *, context: int, slots: int, cache_memory: int, threads: int) -> None:
+    def __init__(
+        self, model: Model, *, context: int, slots: int, cache_memory: int, cache_type: str, threads: int
+    ) -> None:
         self.model = model
         self.context = context
         self.threads = threads
-        affordable = cache_memory // max(1, model.bytes_per_cell)
+        self.cache_type = cache_type
+        affordable = cache_memory // max(1, model.bytes_per_cell(cache_type))
         self.most_cells = max(context, min(slots * context, affordable))
         self.cache = self._open(context, slots)
         self.waiting: list[Job] = []
@@ -35,7 +38,8 @@ class Scheduler:
 
     def _open(self, cells: int, slots: int) -> Cache:
         # one sequence more than slots: that one is for scoring
-        context = Context(self.model, cells=_rounded(cells), sequences=slots + 1, threads=self.threads)
+        size, kind = _rounded(cells), self.cache_type
+        context = Context(self.model, cells=size, sequences=slots + 1, threads=self.threads, cache_type=kind)
         return Cache(context, slots)
 
     @property

@@ -78,13 +78,14 @@ class Server:
                 f"a context of {setup['context']} tokens is longer than the model's {self.model.trained_context}",
                 hint=f"target.context = {self.model.trained_context}",
             )
-        warm_up(self.model, setup["threads"])
+        warm_up(self.model, setup["threads"], setup["cache_type"])
         self.prompts = Prompts(self.model, setup["context"])
         self.scheduler = Scheduler(
             self.model,
             context=setup["context"],
             slots=setup["slots"],
             cache_memory=setup["cache_memory"],
+            cache_type=setup["cache_type"],
             threads=setup["threads"],
         )
         self.calls: list[Call] = []
@@ -194,9 +195,9 @@ class Server:
         self._answer()
 
 
-def warm_up(model: Model, threads: int) -> None:
+def warm_up(model: Model, threads: int, cache_type: str) -> None:
     """Decodes once in both ways, many tokens and one: a build that crashes on this CPU crashes now."""
-    context = Context(model, cells=256, sequences=1, threads=threads)
+    context = Context(model, cells=256, sequences=1, threads=threads, cache_type=cache_type)
     token = max(model.bos, 0)
     context.decode([Row(token, i, 0, i == WARM_UP - 1) for i in range(WARM_UP)])
     context.decode([Row(token, WARM_UP, 0, True)])
