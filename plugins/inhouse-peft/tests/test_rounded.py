@@ -168,9 +168,11 @@ def test_the_rounded_part_has_a_learning_rate_of_its_own(
 
 
 @pytest.mark.parametrize("option", [{"dora": True}, {"quantized_base": "nf4"}])
-def test_what_cannot_be_merged_each_step_is_refused(make_step: Any, base: Path, chats: Path, option: Any) -> None:
+def test_what_cannot_be_merged_is_refused_before_any_step(make_step: Any, base: Path, chats: Path, option: Any) -> None:
+    step = make_step("a")
     with pytest.raises(RecipeError, match="plain LoRA layer"):
-        train(make_step("a"), base, chats, Grid(0.02), **option)
+        train(step, base, chats, Grid(0.02), **option)
+    assert not step.losses
 
 
 def test_what_cannot_be_merged_is_told_before_any_work() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -142,9 +144,42 @@ def test_the_format_is_chosen_by_measuring(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_allocator_says_whether_it_took_the_settings() -> None:
-    with freed_memory_kept() as taken:
-        assert taken in (True, False)
+    with freed_memory_kept() as kept:
+        assert kept.taken in (True, False)
         assert torch.ones(1 << 20).sum() == 1 << 20
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc's allocator can be told")
+def test_memory_in_gaps_that_steps_leave_goes_back_when_it_has_grown() -> None:
+    with freed_memory_kept() as kept:
+        kept.hold()
+        before = resident_bytes()
+        blocks = [torch.ones(1 << 17) for _ in range(1024)]  # 512 MiB
+        between = blocks[::64]
+        del blocks
+        grown = resident_bytes()
+        assert grown - before > 400 << 20
+        kept.hold()
+        assert grown - resident_bytes() > 400 << 20
+        assert len(between) == 16
+
+
+def test_batches_of_ever_other_sizes_do_not_fill_the_memory() -> None:
+    """oneDNN keeps what it compiled for each shape, two thirds of a megabyte in bf16."""
+    code = """
+import torch
+from inhouse.memory import resident_bytes
+from inhouse_torch.device import training_on
+with training_on("cpu"):
+    weight = torch.ones(1536, 576, dtype=torch.bfloat16)
+    def product(rows): torch.nn.functional.linear(torch.ones(rows, 576, dtype=torch.bfloat16), weight)
+    for rows in range(200, 400): product(rows)
+    before = resident_bytes()
+    for rows in range(400, 1000): product(rows)
+    print(resident_bytes() - before)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert grown < 200 << 20  # 390 MB without a bound
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc's allocator can be told")

@@ -9,25 +9,54 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from attrs import define
+
+from inhouse.memory import resident_bytes
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _KEEP = {_M_MMAP_THRESHOLD: 2**31 - 1, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20}  # mallopt takes a C int
 _USUAL = {_M_MMAP_THRESHOLD: 128 << 10, _M_TRIM_THRESHOLD: 128 << 10, _M_TOP_PAD: 128 << 10}  # mallopt(3)
 
 
+GROWTH = 1.1
+"""Resident memory over that after the first step, from which on what is free goes back."""
+
+
+@define
+class Kept:
+    """Freed memory that stays with the process; ``taken``: whether the allocator took that, only glibc's does."""
+
+    taken: bool
+    _level: int = 0
+
+    def hold(self) -> None:
+        """To be called after each of many steps, none of which needs more than the first.
+
+        Steps of other sizes leave gaps that the next ones do not fit in, so a heap that keeps them all grows. Where it
+        has grown by a tenth, all that is free goes back to the system, for some page faults in the next step.
+        """
+        if not self.taken:
+            return
+        now = resident_bytes()
+        self._level = self._level or now
+        if now > GROWTH * self._level:
+            _glibc().malloc_trim(0)
+
+
 @contextmanager
-def freed_memory_kept() -> Iterator[bool]:
+def freed_memory_kept() -> Iterator[Kept]:
     """Inside, large blocks come from the heap and stay there (fewer page faults); after it all is given back.
 
     The same as MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ in the environment, but
-    for a while only. Acts on the whole process. Yields whether the allocator took it: only glibc's does.
+    for a while only. Acts on the whole process.
     """
     libc = _glibc()
     if libc is None:
-        yield False
+        yield Kept(taken=False)
         return
     taken = [libc.mallopt(key, value) == 1 for key, value in _KEEP.items()]
     try:
-        yield all(taken)
+        yield Kept(all(taken))
     finally:
         for key, value in _USUAL.items():
             libc.mallopt(key, value)

@@ -38,8 +38,9 @@ def telling(
         step.progress(at, after + moment.total + more, unit="step", note=note)
         if also is not None:
             also(moment)
+        kept.hold()
 
-    with freed_memory_kept():
+    with freed_memory_kept() as kept:
         progress = fit(tell)
     if progress.stopped_early:
         step.notice(f"stopped early: the held-out loss was lowest at step {progress.best_step}")
