@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from gguf import GGUFReader
 
 from inhouse.errors import EngineError, RecipeError, ResourceError
 from inhouse.values import Completion
 from inhouse_bench import workshop
+from inhouse_bench.command import command
 from inhouse_bench.goals import Figures, judge
 from inhouse_bench.shape import SPECIAL, VOCABULARY, Shape, write_model
 from inhouse_bench.workshop import Workshop, decoding_rate, parse_types
+from inhouse_llamacpp import LlamaCppOptions
+from inhouse_llamacpp.runtime import LlamaCppRuntime
 from support.console import here
 
 SMALL = ["bench", "seven-b", "--layers", "2", "--width", "256", "--context", "128", "--threads", "1"]
@@ -111,6 +115,24 @@ def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
     assert {each.split(" ")[0] for each in told} == {"measuring", "filling"}
     assert [each.type for each in figures] == ["f16", "q8_0"]
     assert not (tmp_path / "work").exists()
+
+
+def test_the_cache_type_reaches_the_engine_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Seen(LlamaCppRuntime):
+        def __init__(self, options: LlamaCppOptions) -> None:
+            asked.append(options.cache_type)
+            super().__init__(options)
+
+    monkeypatch.setattr(workshop, "LlamaCppRuntime", Seen)
+    made = CliRunner().invoke(
+        command, [*SMALL[1:], "--folder", str(tmp_path / "work"), "--cache-type", "q8_0", "--json"]
+    )
+    assert asked == ["q8_0"], made.output
+    assert json.loads(made.stdout)["cache_type"] == "q8_0"
+    shops = [Workshop(tmp_path, Shape(1, 128), ("q8_0",), 128, 1, True, kind) for kind in ("f16", "q4_0")]
+    assert shops[0]._settings() != shops[1]._settings()  # figures of one do not stand for the other
 
 
 @pytest.mark.parametrize("at", ["writing", "measuring f16", "quantising", "measuring q8_0"])

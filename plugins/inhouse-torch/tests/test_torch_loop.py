@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 
 from inhouse.errors import ArtifactError
 from inhouse.memory import resident_bytes
+from inhouse_testing.recording import RecordingStep
 from inhouse_torch import checkpoint, inhouse_step
-from inhouse_torch.allocator import freed_memory_kept
+from inhouse_torch.allocator import REST, Kept, freed_memory_kept
 from inhouse_torch.attention import segment_attention
 from inhouse_torch.cross_entropy import head_loss
-from inhouse_torch.loop import Moment, Settings, fit
+from inhouse_torch.loop import Moment, Progress, Settings, fit
 from inhouse_torch.packing import Sample, Segments, pack, split_by_tokens
 from inhouse_torch.precision import compute_dtype, gemm_rate
+from inhouse_torch.report import telling
 from inhouse_torch.schedule import batch, batches, learning_rate
 
 
@@ -159,9 +161,25 @@ def test_memory_in_gaps_that_steps_leave_goes_back_when_it_has_grown() -> None:
         del blocks
         grown = resident_bytes()
         assert grown - before > 400 << 20
+        for _ in range(REST - 2):
+            kept.hold()
+        assert grown - resident_bytes() < 100 << 20  # not after every step
         kept.hold()
         assert grown - resident_bytes() > 400 << 20
         assert len(between) == 16
+
+
+def test_every_trainer_that_tells_holds_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held: list[Kept] = []
+    monkeypatch.setattr(Kept, "hold", lambda kept: held.append(kept))
+
+    def fitting(tell: Callable[[Moment], None]) -> Progress:
+        for step in (1, 2, 3):
+            tell(Moment(step, 3, 0.5, 1e-3, 8))
+        return Progress([0.5] * 3)
+
+    telling(RecordingStep.at(tmp_path), fitting)
+    assert len(held) == 3
 
 
 def test_batches_of_ever_other_sizes_do_not_fill_the_memory() -> None:
@@ -169,6 +187,7 @@ def test_batches_of_ever_other_sizes_do_not_fill_the_memory() -> None:
     code = """
 import torch
 from inhouse.memory import resident_bytes
+from inhouse_testing.recording import RecordingStep
 from inhouse_torch.device import training_on
 with training_on("cpu"):
     weight = torch.ones(1536, 576, dtype=torch.bfloat16)

@@ -21,6 +21,9 @@ _USUAL = {_M_MMAP_THRESHOLD: 128 << 10, _M_TRIM_THRESHOLD: 128 << 10, _M_TOP_PAD
 GROWTH = 1.1
 """Resident memory over that after the first step, from which on what is free goes back."""
 
+REST = 8
+"""Steps between two times: each makes the next step fault its pages in, and all may need more than the first one."""
+
 
 @define
 class Kept:
@@ -28,9 +31,10 @@ class Kept:
 
     taken: bool
     _level: int = 0
+    _steps: int = 0
 
     def hold(self) -> None:
-        """To be called after each of many steps, none of which needs more than the first.
+        """To be called after each of many steps that need about as much as the first.
 
         Steps of other sizes leave gaps that the next ones do not fit in, so a heap that keeps them all grows. Where it
         has grown by a tenth, all that is free goes back to the system, for some page faults in the next step.
@@ -39,7 +43,9 @@ class Kept:
             return
         now = resident_bytes()
         self._level = self._level or now
-        if now > GROWTH * self._level:
+        self._steps += 1
+        if now > GROWTH * self._level and self._steps >= REST:
+            self._steps = 0
             _glibc().malloc_trim(0)
 
 
