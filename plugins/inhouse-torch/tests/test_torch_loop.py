@@ -171,7 +171,11 @@ def test_memory_in_gaps_that_steps_leave_goes_back_when_it_has_grown() -> None:
 
 def test_every_trainer_that_tells_holds_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     held: list[Kept] = []
-    monkeypatch.setattr(Kept, "hold", lambda kept: held.append(kept))
+
+    def hold(kept: Kept) -> None:
+        held.append(kept)
+
+    monkeypatch.setattr(Kept, "hold", hold)
 
     def fitting(tell: Callable[[Moment], None]) -> Progress:
         for step in (1, 2, 3):
