@@ -16,7 +16,7 @@ from inhouse.values import Artifact, Message
 from inhouse_evaluate.loss import label_spans
 from inhouse_gguf.facts import metadata
 
-from .follow import FOLLOWED, Answer, answer, follow, unrounded
+from .follow import FOLLOWED, Answer, answer, follow, truth, unrounded
 from .golden import TOOLS, golden, golden_with_tools
 from .row import Row, judged
 from .stops import Ended, beginnings, ended, run_on
@@ -46,33 +46,33 @@ def parity(step: Step, models: Mapping[str, Artifact], dialogues: Sequence[Seque
     if quantised.kind != "model/gguf":
         return Row("parity", "skipped", f"{quantised.kind} keeps the tokenizer and the template as they are")
     chats = [*golden(), *([*each] for each in dialogues[:_DIALOGUES])]
-    with step.services.engine(original) as engine:
+    with truth(step, original) as engine:
         if not any(tokens(engine, chat) for chat in chats):
             return Row("parity", "skipped", "the model has no chat template")
-        truth = _truth(engine, chats, dialogues)
+        known = _truth(engine, chats, dialogues)
     file = quantised.path / "model.gguf"
     told = metadata(file)
     with step.services.engine(quantised) as engine:
-        wrong = differences(chats, truth.ids, [tokens(engine, chat) for chat in chats], "the GGUF's template")
-        tools = with_tools(engine, golden_with_tools(), TOOLS, truth.plain, truth.tools)
-        ollama = through_ollama(engine, file, chats, truth.ids)
+        wrong = differences(chats, known.ids, [tokens(engine, chat) for chat in chats], "the GGUF's template")
+        tools = with_tools(engine, golden_with_tools(), TOOLS, known.plain, known.tools)
+        ollama = through_ollama(engine, file, chats, known.ids)
         adds = told.get("tokenizer.ggml.bos_token_id") if told.get("tokenizer.ggml.add_bos_token") else None
-        wrong += tools.wrong + ollama.wrong + beginnings(engine, truth.ended, adds)
-    wrong += _marks(told, truth.ends, [ids for ids in truth.ids if ids])
+        wrong += tools.wrong + ollama.wrong + beginnings(engine, known.ended, adds)
+    wrong += _marks(told, known.ends, [ids for ids in known.ids if ids])
     with unrounded(step, original) as engine:
-        followed, strayed = follow(engine, truth.answers)
-        wrong += strayed + run_on(engine, truth.ended)
-    count = len(chats) + len(truth.tools)
+        followed, strayed = follow(engine, known.answers)
+        wrong += strayed + run_on(engine, known.ended)
+    count = len(chats) + len(known.tools)
     said = [
         f"{count} chats give the same tokens",
         *tools.told,
         *ollama.told,
         f"{followed} greedy tokens the same answer",
     ]
-    said.append(f"{len(truth.ended)} answers end by themselves" if truth.ended else "no answer of the tuned model ends")
+    said.append(f"{len(known.ended)} answers end by themselves" if known.ended else "no answer of the tuned model ends")
     return judged(
         "parity", not wrong, "; ".join(wrong[:3]) or ", ".join(said), _CHANGE,
-        chats=count, followed=followed, ended=len(truth.ended), wrong=wrong,
+        chats=count, followed=followed, ended=len(known.ended), wrong=wrong,
     )  # fmt: skip
 
 
