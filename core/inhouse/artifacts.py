@@ -22,10 +22,12 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from inhouse import codec
-from inhouse.errors import ArtifactError
+from inhouse.errors import ArtifactError, ResourceError
 from inhouse.values import Artifact
 
 MANIFEST = "manifest.json"
+SPARE_DISK = 200 << 20
+"""Bytes left free beside what a plan needs."""
 
 
 @frozen
@@ -117,13 +119,10 @@ def sync_folder(path: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
-            raise ArtifactError("is a symbolic link; artifacts hold files only", where=str(path))
-        if path.is_file():
-            found.append(path)
-    return found
+    found = sorted(folder.rglob("*"))
+    for link in filter(Path.is_symlink, found):
+        raise ArtifactError("is a symbolic link; artifacts hold files only", where=str(link))
+    return [each for each in found if each.is_file()]
 
 
 def _entry(path: Path, root: Path) -> FileEntry:
@@ -138,6 +137,22 @@ class Store:
     def __init__(self, home: Path) -> None:
         self.home = home.absolute()
 
+    def check_disk(self, needed: int) -> None:
+        """Makes ``home``. Raises ``ResourceError`` when its disk has less than ``needed`` bytes and a reserve."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot be made: {error.strerror}", where=str(self.home), hint="--home FOLDER"
+            ) from error
+        free = shutil.disk_usage(self.home).free
+        if free < needed + SPARE_DISK:
+            raise ResourceError(
+                f"the plan needs {(needed + SPARE_DISK) / 1e9:.1f} GB on disk and {free / 1e9:.1f} GB are free",
+                where=str(self.home),
+                hint="free some space, or put the store elsewhere: INHOUSE_HOME=/big/disk/inhouse",
+            )
+
     def find(self, key: str) -> Manifest | None:
         """The manifest of a committed step; None when there is none or its files are not all there."""
         folder = self.home / "artifacts" / key
@@ -145,12 +160,8 @@ class Store:
             manifest = codec.loads((folder / MANIFEST).read_bytes(), Manifest, where=str(folder / MANIFEST))
         except (FileNotFoundError, NotADirectoryError, ArtifactError):
             return None
-        for product in manifest.products:
-            for entry in product.files:
-                path = folder / product.folder / entry.path
-                if not path.is_file() or path.stat().st_size != entry.size:
-                    return None
-        return manifest
+        files = [(folder / p.folder / each.path, each.size) for p in manifest.products for each in p.files]
+        return manifest if all(path.is_file() and path.stat().st_size == size for path, size in files) else None
 
     def artifacts(self, manifest: Manifest) -> tuple[Artifact, ...]:
         """The products of a step, in the order its spec produces them."""
@@ -162,9 +173,7 @@ class Store:
 
     def all(self) -> list[Manifest]:
         """Every committed step, oldest first."""
-        root = self.home / "artifacts"
-        keys = [each.name for each in root.iterdir()] if root.is_dir() else []
-        found = [manifest for key in keys if (manifest := self.find(key))]
+        found = [manifest for each in (self.home / "artifacts").glob("*") if (manifest := self.find(each.name))]
         return sorted(found, key=lambda each: each.created)
 
     def verify(self, manifest: Manifest) -> list[str]:

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from inhouse.bus import Bus
 from inhouse.codec import EventCodec
 from inhouse.errors import InhouseError, Interrupted, PluginError, StepError
 from inhouse.memory import PeakMemory
-from inhouse.plan import Inputs, Plan, PlannedStep, Planner, bind, cached, check_disk, disk_needed, gather, key_of
+from inhouse.plan import Inputs, Plan, PlannedStep, Planner, bind, cached, disk_needed, gather, key_of
 from inhouse.plugins import Registry
 from inhouse.recipe import Recipe, unknown
 from inhouse.services import LiveServices
@@ -57,13 +57,12 @@ class Kernel:
     def __init__(self, home: str | Path | None = None, *, registry: Registry | None = None) -> None:
         self.home = Path(home or os.environ.get("INHOUSE_HOME") or HOME).absolute()
         self.store = Store(self.home)
-        if registry is not None:
-            self.__dict__["registry"] = registry
+        self._registry = registry
 
     @cached_property
     def registry(self) -> Registry:
         """The installed plugins, found on first use."""
-        return Registry()
+        return self._registry or Registry()
 
     @cached_property
     def codec(self) -> EventCodec:
@@ -106,7 +105,7 @@ class Kernel:
                 raise unknown("step", until, names, "--until")
             plan = evolve(plan, steps=plan.steps[: names.index(until) + 1])
         done = self.cached(plan)
-        check_disk(disk_needed(plan, done), self.home)
+        self.store.check_disk(disk_needed(plan, done))
         with runs.open_run(self.home, recipe, self.codec, bus) as opened:
             self.registry.call("inhouse_subscribers", bus=opened.bus, terminal=terminal)
             return _RunInProgress(self, plan, opened, cancel or threading.Event()).run()
@@ -130,8 +129,10 @@ class _RunInProgress:
         started = time.perf_counter()
         self.publish(events.RunStarted(self.recipe.name, tuple(step.name for step in self.plan.steps)))
         self._tell_failures()
+        if self.plan.left_out:
+            self.publish(events.Noticed("gates", f"left out: {self.plan.left_out}", "warning"))
         try:
-            with LiveServices(self.plan.answering) as services:
+            with closing(LiveServices(self.plan.answering)) as services:
                 for position, step in enumerate(self.plan.steps, 1):
                     self._step(step, position, services)
             bundle = self._deploy()

@@ -12,12 +12,18 @@ _BRINGS = {
     "runtime": {"inhouse-llamacpp": "llamacpp", "inhouse-transformers": "transformers"},
     "embedder": {"inhouse-minilm": "minilm"},
     "indexer": {"inhouse-knowledge": "sqlite"},
-    "vector_store": {"inhouse-hnswlib": "hnswlib"},
+    "vector_store": {"inhouse-hnswlib": "hnswlib", "inhouse-vectors": "exact"},
     "agent": {"inhouse-react": "react"},
     "tool": {"inhouse-tools": "search_knowledge calculator sqlite"},
     "evaluator": {"inhouse-evaluate": "tasks", "inhouse-gates": "gates"},
     "packager": {"inhouse-bundle": "folder", "inhouse-ollama": "ollama"},
-    "command": {"inhouse-answer": "ask chat", "inhouse-tune": "tune", "inhouse-bench": "bench", **_COMMANDS},
+    "command": {
+        "inhouse-answer": "ask chat",
+        "inhouse-tune": "tune",
+        "inhouse-bench": "bench",
+        "inhouse-knowledge": "knowledge",
+        **_COMMANDS,
+    },
 }
 
 FIRST_PARTY: Mapping[tuple[str, str], str] = {

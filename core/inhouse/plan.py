@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import shutil
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from attrs import evolve, field, frozen
@@ -18,7 +16,6 @@ from inhouse.recipe import Recipe, Section, StepSection, place, unknown
 from inhouse.specs import Input, Slot
 from inhouse.values import Artifact, Target
 
-SPARE_DISK = 200 << 20  # bytes left free beside what a plan needs
 Inputs: TypeAlias = list[Artifact | list[Artifact] | None]
 """What a step is called with, in the order of its spec's ``consumes``."""
 
@@ -75,13 +72,16 @@ class PlannedStep:
 
 @frozen
 class Plan:
-    """Checked steps in order, the answering side, what runs the steps, and artifacts that are there before any."""
+    """Checked steps in order, the answering side, what runs the steps, and artifacts that are there before any.
+    ``left_out`` says why steps that the recipe implies are not among them.
+    """
 
     recipe: Recipe
     steps: tuple[PlannedStep, ...]
     answering: "Answering"
     executor: Chosen
     given: Mapping[tuple[str, str], Artifact] = field(factory=dict)
+    left_out: str | None = None
 
 
 @frozen
@@ -106,7 +106,18 @@ class Planner:
     given: Mapping[tuple[str, str], Artifact] = field(factory=dict)
 
     def plan(self) -> Plan:
-        """The plan. Raises ``RecipeError`` or ``PluginError`` for what does not fit."""
+        """The plan, without the implied steps where those do not fit.
+        Raises ``RecipeError`` or ``PluginError`` for what else does not.
+        """
+        try:
+            return self._plan()
+        except RecipeError as error:
+            asked = tuple(each for each in self.recipe.steps if not each.implied)
+            if asked == self.recipe.steps:
+                raise
+            return evolve(evolve(self, recipe=evolve(self.recipe, steps=asked)).plan(), left_out=error.message)
+
+    def _plan(self) -> Plan:
         executor = self.choose("executor", Section("run", self.recipe.run.executor))
         chosen = {step.name: self.choose(step.stage, step.section) for step in self.recipe.steps}
         answering = self._answering(chosen)
@@ -280,7 +291,7 @@ class Planner:
         if len(done) == len(plan.steps):
             return
         taken = {name for step in plan.steps for group in step.inputs if group for name, _ in group}
-        for step, section in zip(plan.steps, self.recipe.steps, strict=True):
+        for step, section in zip(plan.steps, plan.recipe.steps, strict=True):
             opened = [each for each in step.uses if each.backend.spec.kind in ("runtime", "indexer")]
             needed = [] if step.name in done else [step.chosen, *opened]
             for each in [part for chosen in needed for part in (chosen, *chosen.slots.values())]:
@@ -377,21 +388,6 @@ def disk_needed(plan: Plan, done: Mapping[str, Manifest]) -> int:
         kept += made[step.name]
         scratch = max(scratch, taken * _SCRATCH[step.stage])
     return int(kept + scratch)
-
-
-def check_disk(needed: int, home: Path) -> None:
-    """Raises ``ResourceError`` when the store's disk has less than ``needed`` bytes and a reserve."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"cannot be made: {error.strerror}", where=str(home), hint="--home FOLDER") from error
-    free = shutil.disk_usage(home).free
-    if free < needed + SPARE_DISK:
-        raise ResourceError(
-            f"the plan needs {(needed + SPARE_DISK) / 1e9:.1f} GB on disk and {free / 1e9:.1f} GB are free",
-            where=str(home),
-            hint="free some space, or put the store elsewhere: INHOUSE_HOME=/big/disk/inhouse",
-        )
 
 
 def _said(chosen: Chosen, fact: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -193,11 +193,7 @@ class Registry:
     def _collect(self, kind: type[Spec]) -> list[Backend]:
         found: list[Backend] = []
         for plugin, spec in self._ask(f"inhouse_{kind.kind}s", {}):
-            wrong = _wrong(spec, kind)
-            if not wrong and (spec.name, plugin.distribution) in [
-                (each.spec.name, each.distribution) for each in found
-            ]:
-                wrong = f"declares {kind.kind} {spec.name!r} twice"
+            wrong = _wrong(spec, kind, [each.spec.name for each in found if each.distribution == plugin.distribution])
             if wrong:
                 self._fail(plugin, wrong)
             else:
@@ -210,13 +206,15 @@ class Registry:
         self.failures.append(failure)
 
 
-def _wrong(spec: Any, kind: type[Spec]) -> str | None:
+def _wrong(spec: Any, kind: type[Spec], names: Collection[str]) -> str | None:
     if not isinstance(spec, kind):
         return f"inhouse_{kind.kind}s yields {type(spec).__name__}, not {kind.__name__}"
     if spec.api != API_VERSION:
         return f"{kind.kind} {spec.name!r} is for plugin interface {spec.api}, this is {API_VERSION}"
     if not has(spec.options):
         return f"{kind.kind} {spec.name!r}: options is no attrs class"
+    if spec.name in names:
+        return f"declares {kind.kind} {spec.name!r} twice"
     if isinstance(spec, StageSpec) and not spec.produces:
         return f"{kind.kind} {spec.name!r} produces nothing"
     return None

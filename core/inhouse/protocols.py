@@ -54,36 +54,28 @@ class Step(Protocol):
 
     def track(self, items: Iterable[T], *, total: int | None = None, unit: str = "item") -> Iterator[T]:
         """Yields ``items`` with progress events, and raises ``Interrupted`` when the run is cancelled."""
-        ...
 
     def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
         """Says how far it is; cheap, may be dropped. Raises ``Interrupted`` when the run is cancelled."""
-        ...
 
     def publish(self, event: Event) -> None:
         """Publishes an event, such as one of the plugin's own (hook ``inhouse_event_types``)."""
-        ...
 
     def metric(self, name: str, value: float, *, at: int) -> None:
         """Publishes one measured value (loss, learning rate …) at step ``at``."""
-        ...
 
     def notice(self, message: str, *, level: Literal["info", "warning"] = "info") -> None:
         """Tells the user one line."""
-        ...
 
     def note(self, **facts: Json) -> None:
         """Facts kept with the artifact (bits per weight, best held-out loss …), read back as ``meta``."""
-        ...
 
     def service(self, slot: str) -> Any:
         """The live service in one of the spec's slots (embedder, vector store), made on first use."""
-        ...
 
     @property
     def services(self) -> "Services":
         """The recipe's answering side: runtimes, knowledge, tools and agent."""
-        ...
 
 
 # --- stages -----------------------------------------------------------------------------------------
@@ -118,7 +110,6 @@ class Indexer(Protocol):
 
     def open(self, folder: Path, services: Mapping[str, Any]) -> "KnowledgeBase":
         """Opens what ``index`` wrote; ``services`` maps the spec's slot names to live services."""
-        ...
 
 
 class Evaluator(Protocol):
@@ -148,7 +139,6 @@ class Rounded(Protocol):
 
         Called from several threads. Raises ``DataError`` for a name that the model does not have.
         """
-        ...
 
 
 class Rounding(Protocol):
@@ -156,7 +146,6 @@ class Rounding(Protocol):
 
     def open(self, folder: Path) -> Rounded:
         """For the model in ``folder`` (``model/hf``). Raises ``DataError`` for one that the format cannot hold."""
-        ...
 
 
 # --- runtimes ---------------------------------------------------------------------------------------
@@ -180,34 +169,27 @@ class Engine(Protocol):
 
         Raises ``EngineError`` when the engine died, ``RecipeError`` when a prompt exceeds ``context``.
         """
-        ...
 
     def stream(self, request: Request) -> Iterator[str]:
         """Pieces of one answer as they are decoded; valid UTF-8, stop strings held back."""
-        ...
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The text that the chat template makes, rendered in a sandbox."""
-        ...
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids; special tokens in ``text`` are parsed, none is added."""
-        ...
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Natural log-probability of ids[i] given ids[:i], for i = 1 … n-1 (so n-1 values each)."""
-        ...
 
     def distributions(self, sequences: Sequence[Sequence[int]]) -> Iterator[Matrix]:
         """For each sequence the logits after ids[:i], i = 1 … n-1: (n-1, vocabulary), one sequence at a time.
 
         Only engines with the feature ``distributions`` have it.
         """
-        ...
 
     def memory(self) -> int:
         """Resident bytes (PSS or RSS) of the process that holds the model."""
-        ...
 
     def close(self) -> None: ...
 
@@ -221,7 +203,6 @@ class Runtime(Protocol):
 
     def open(self, model: Path, *, context: int, threads: int = 0) -> Engine:
         """Loads ``model`` (an artifact folder). Raises ``EngineError`` with what the engine said."""
-        ...
 
 
 # --- knowledge --------------------------------------------------------------------------------------
@@ -235,31 +216,32 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Matrix:
         """float32 (len(texts), dimension)."""
-        ...
 
 
 class VectorStore(Protocol):
-    """An index over vectors whose truth lies elsewhere; ids are the caller's positive integers."""
+    """An index over vectors whose truth lies elsewhere; its rules are a table in ``docs/knowledge.md``, and tests in
+    ``inhouse_testing.stores``. Every method but ``open`` needs an open store, and may be called from any thread.
+    """
 
     def open(self, folder: Path, *, dimension: int, generation: int) -> bool:
-        """Opens the index kept in ``folder``; False when it is missing, damaged or of another generation."""
-        ...
+        """Opens the index of ``generation``; False, and an empty one, when it is missing, damaged or another's."""
 
     def rebuild(self, ids: Sequence[int], vectors: Matrix, *, generation: int) -> None:
-        """Replaces the index by these vectors, durably (written aside and renamed)."""
-        ...
+        """Replaces the index by these vectors, durably: killed, the old one is whole."""
 
-    def add(self, ids: Sequence[int], vectors: Matrix) -> None: ...
+    def add(self, ids: Sequence[int], vectors: Matrix) -> None:
+        """Adds vectors, in place of those whose id is there; ``flush`` keeps them."""
 
-    def delete(self, ids: Sequence[int]) -> None: ...
+    def delete(self, ids: Sequence[int]) -> None:
+        """Forgets ids; those that are not there are passed over."""
 
-    def search(self, vector: Matrix, k: int, *, allow: Callable[[int], bool] | None = None) -> list[tuple[int, float]]:
-        """Up to k (id, cosine similarity), best first; fewer only when fewer are left."""
-        ...
+    def search(self, vector: Matrix, k: int, *, among: Sequence[int] | None = None) -> list[tuple[int, float]]:
+        """Up to k (id, cosine similarity), best first, of the ascending ids ``among``; fewer only when fewer are."""
 
     def count(self) -> int: ...
 
-    def flush(self, *, generation: int) -> None: ...
+    def flush(self, *, generation: int) -> None:
+        """Keeps what was added and deleted, as the index of ``generation``."""
 
     def close(self) -> None: ...
 
@@ -267,7 +249,8 @@ class VectorStore(Protocol):
 class KnowledgeBase(Protocol):
     """An open knowledge base."""
 
-    def search(self, query: str, k: int = 5) -> list[Passage]: ...
+    def search(self, query: str, k: int = 5, *, where: Mapping[str, Json] | None = None) -> list[Passage]:
+        """Up to k passages, best first, of documents whose metadata has each value of ``where`` (one of a list)."""
 
     def close(self) -> None: ...
 
@@ -304,7 +287,6 @@ class Agent(Protocol):
     ) -> Dialogue:
         """Begins one answer. ``examples`` are few-shot turns put before it (for untuned models);
         ``grammar`` says that the engine obeys GBNF grammars."""
-        ...
 
 
 class Services(Protocol):
@@ -312,20 +294,16 @@ class Services(Protocol):
 
     def engine(self, model: Artifact, *, context: int | None = None) -> Engine:
         """Opens ``model`` with the runtime for its kind; the caller closes it. Context: the target's."""
-        ...
 
     def runtime_name(self, kind: str) -> str:
         """Which runtime would open a model of ``kind``."""
-        ...
 
     def agent(self, knowledge: Artifact | None) -> Agent:
         """The recipe's agent with its tools, over an open knowledge base."""
-        ...
 
     def settings(self) -> Mapping[str, Json]:
         """Agent, tools, runtimes and knowledge base as plain data, each {use, version, options, files, slots};
         ``files`` are the options that are paths, absolute here, relative to the bundle in a bundle."""
-        ...
 
 
 class Executor(Protocol):

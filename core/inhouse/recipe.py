@@ -28,6 +28,9 @@ STEPS: Mapping[str, str] = {
 }
 """The usual steps in their order, and the stage of each."""
 
+IMPLIED: Mapping[str, str] = {"gates": "quantize"}
+"""Steps that a recipe has where it has another, without naming them; the backend has the step's name then."""
+
 _STAGES = sorted(set(STEPS.values()))
 _TOP = ("name", "seed", "target", "run", "runtime", "agent", "tools", "steps", *STEPS)
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -45,13 +48,15 @@ class Section:
 
 @frozen
 class StepSection:
-    """A step of the recipe; ``after``/``before`` place a step that has a name of its own."""
+    """A step of the recipe; ``after``/``before`` place a step that has a name of its own. ``implied``: the recipe does
+    not name it (see ``IMPLIED``)."""
 
     name: str
     stage: str
     section: Section
     after: str | None = None
     before: str | None = None
+    implied: bool = False
 
 
 @frozen
@@ -90,7 +95,12 @@ class Recipe:
         reader.only(data, _TOP, "")
         run = reader.table(data.get("run", {}), "run")
         reader.only(run, [each.name for each in fields(RunTable)], "run.")
-        usual = [StepSection(n, stage, reader.section(data[n], n)) for n, stage in STEPS.items() if n in data]
+        tables = {each: {} for each, cause in IMPLIED.items() if data.get(cause)} | data
+        usual = [
+            StepSection(n, stage, reader.section(tables[n], n), implied=n not in data)
+            for n, stage in STEPS.items()
+            if tables.get(n, False) is not False
+        ]
         extra = reader.table(data.get("steps", {}), "steps")
         if not usual and not extra:
             raise RecipeError("has no steps", where=str(path), hint="inhouse init")
@@ -250,9 +260,9 @@ class _Reader:
             raise RecipeError(f"{value!r} is no {type(default).__name__}", where=self.where(prefix + key))
         return value
 
-    def section(self, value: Any, path: str, *, default: str | None = None) -> Section:
+    def section(self, value: Any, path: str) -> Section:
         table = self.table(value, path)
-        use = table.pop("use", default)
+        use = table.pop("use", path if path in IMPLIED else None)
         if not isinstance(use, str):
             raise RecipeError("names no backend", where=self.where(path), hint=f'[{path}] use = "…"')
         tables = {key: each for key, each in table.items() if isinstance(each, dict)}

@@ -14,7 +14,7 @@ from inhouse.values import Artifact, Json
 
 
 class LiveServices:
-    """Opens what :class:`~inhouse.plan.Answering` names; a context manager that closes what it opened."""
+    """Opens what :class:`~inhouse.plan.Answering` names; ``close`` closes what it opened."""
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
@@ -88,12 +88,6 @@ class LiveServices:
         """Closes knowledge bases and tools."""
         self._stack.close()
         self._knowledge.clear()
-
-    def __enter__(self) -> "LiveServices":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _runtime(self, kind: str) -> Chosen:
         chosen = self._answering.runtimes.get(kind)

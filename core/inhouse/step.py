@@ -13,7 +13,6 @@ from inhouse.bus import Bus
 from inhouse.errors import Interrupted, RecipeError
 from inhouse.events import Event, MetricMeasured, Noticed, StepProgressed
 from inhouse.plan import PlannedStep
-from inhouse.protocols import Services
 from inhouse.recipe import Recipe
 from inhouse.services import LiveServices
 from inhouse.values import Json, StepRecord
@@ -49,7 +48,7 @@ class RunningStep:
         self.facts: dict[str, Json] = {}
         self._planned = planned
         self._bus = bus
-        self._services = services
+        self.services = services
         self._cancel = cancel
         self._told = 0.0
         self._live: dict[str, Any] = {}
@@ -96,10 +95,5 @@ class RunningStep:
             known = ", ".join(self._planned.chosen.slots) or "none"
             raise RecipeError(f"step {self.name} has no slot {slot!r} (its spec declares: {known})")
         if slot not in self._live:
-            self._live[slot] = self._services.slot(self._planned.chosen.slots[slot])
+            self._live[slot] = self.services.slot(self._planned.chosen.slots[slot])
         return self._live[slot]
-
-    @property
-    def services(self) -> Services:
-        """The recipe's answering side."""
-        return self._services

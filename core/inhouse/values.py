@@ -104,7 +104,8 @@ class Completion:
 
 @frozen
 class Passage:
-    """A chunk that was found: document id, title, text, character offsets in the document, score."""
+    """A chunk that was found: document id, title, text, character offsets in the document, score; the page on which it
+    begins, from 1, or 0 where the document has no pages."""
 
     document: str
     chunk: int
@@ -113,6 +114,7 @@ class Passage:
     start: int
     end: int
     score: float
+    page: int = 0
 
 
 @frozen
@@ -157,12 +159,13 @@ class Call:
 
 @frozen
 class Citation:
-    """A cited document, with the passage's place in it."""
+    """A cited document, with the passage's place in it (see :class:`Passage`)."""
 
     document: str
     title: str
     start: int
     end: int
+    page: int = 0
 
 
 @frozen

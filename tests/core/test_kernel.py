@@ -36,7 +36,7 @@ from inhouse.events import (
 )
 from inhouse.values import Artifact
 from support.distributions import TESTS, environment, registry
-from support.fakes import Box
+from support.fakes import RECIPE, Box, write_recipe
 
 Module = Callable[..., str]
 STEPS = ["base", "data", "finetune", "quantize", "knowledge", "evaluate", "bundle"]
@@ -118,6 +118,15 @@ def test_the_contents_of_a_data_file_count_and_not_its_name(kernel: Kernel, reci
     assert all(step.cached for step in kernel.run(renamed, until="data").record.steps)
     (recipe.parent / "renamed.jsonl").write_text("{}\n")
     assert [step.cached for step in kernel.run(renamed, until="data").record.steps] == [True, False]
+
+
+def test_a_run_says_which_implied_step_it_does_without(kernel: Kernel, recipe: Path) -> None:
+    bus, heard = listener()
+    write_recipe(recipe.parent, RECIPE.replace("gates = false", ""))
+    kernel.run(load(recipe), bus=bus)
+    told, *_ = of(Noticed, heard)
+    assert (told.step, told.level) == ("gates", "warning")
+    assert told.message.startswith("left out: no evaluator named 'gates' is installed")
 
 
 def test_until(kernel: Kernel, recipe: Path) -> None:

@@ -24,9 +24,9 @@ from inhouse import (
     TrainerSpec,
     hookimpl,
 )
-from inhouse.artifacts import tree_bytes
+from inhouse.artifacts import Store, tree_bytes
 from inhouse.errors import InhouseError, PluginError, RecipeError, ResourceError
-from inhouse.plan import Plan, check_disk, disk_needed
+from inhouse.plan import Plan, disk_needed
 from inhouse.plugins import Backend, Registry
 from inhouse.values import Artifact
 from support.distributions import TESTS, environment, registry
@@ -126,6 +126,31 @@ def test_a_swap_is_one_word(tmp_path: Path, recipe: Path, module: Module) -> Non
 )  # fmt: skip
 def test_what_does_not_fit_is_told(kernel: Kernel, recipe: Path, sets: list[str], said: str) -> None:
     assert said in refused(kernel, load(recipe, *sets))
+
+
+def test_an_implied_step_that_does_not_fit_is_left_out_with_the_reason(
+    tmp_path: Path, recipe: Path, kernel: Kernel, module: Module
+) -> None:
+    assert kernel.plan(load(recipe)).left_out is None, "the recipe says gates = false"
+    write_recipe(recipe.parent, RECIPE.replace("gates = false", ""))
+    plan = kernel.plan(load(recipe))
+    assert plan.left_out and "no evaluator named 'gates' is installed (installed: count)" in plan.left_out
+    assert "gates" not in [step.name for step in (*plan.steps, *plan.recipe.steps)]
+    assert "no evaluator named 'gates' is installed" in refused(kernel, load(recipe, "gates.gates.task=3"))
+    assert "did you mean 'type'?" in refused(kernel, load(recipe, "quantize.shrink.tpye=q8"))
+    assert kernel.plan(load(recipe, "gates=false")).left_out is None
+
+    @hookimpl
+    def inhouse_evaluators() -> Iterator[EvaluatorSpec]:
+        yield EvaluatorSpec(
+            name="gates", summary="judges", factory="support.fakes:Count", consumes="model/*", produces="report/gates"
+        )
+
+    judging = Kernel(tmp_path, registry=registry({"judge": module("judge", inhouse_evaluators=inhouse_evaluators)}))
+    plan = judging.plan(load(recipe))
+    assert plan.left_out is None
+    assert taken(plan)["gates"] == [(("quantize", "model/fake"),)]
+    assert [step.name for step in plan.steps].index("gates") < [step.name for step in plan.steps].index("bundle")
 
 
 def test_the_word_that_is_wrong_has_its_line(kernel: Kernel, recipe: Path) -> None:
@@ -365,7 +390,7 @@ def test_too_little_disk_is_told_before_any_work(kernel: Kernel, recipe: Path, m
 def test_a_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match="cannot be made"):
-        check_disk(0, tmp_path / "file" / "home")
+        Store(tmp_path / "file" / "home").check_disk(0)
 
 
 TMPFS = """

@@ -84,8 +84,8 @@ def test_layers_and_origins(tmp_path: Path) -> None:
 
 def test_set_may_name_what_the_file_does_not(tmp_path: Path) -> None:
     recipe = load(tmp_path, SMALL, "quantize.use=shrink", "quantize.shrink.type=q8")
-    assert recipe.steps[-1].section.use == "shrink"
-    assert recipe.steps[-1].section.tables == {"shrink": {"type": "q8"}}
+    assert recipe.steps[2].section.use == "shrink"
+    assert recipe.steps[2].section.tables == {"shrink": {"type": "q8"}}
 
 
 @pytest.mark.parametrize(
@@ -213,13 +213,28 @@ def names(recipe: Recipe) -> list[str]:
 EXTRA = SMALL + '\n[quantize]\nuse = "shrink"\n'
 
 
+def test_what_quantises_is_judged_unless_the_recipe_says_not(tmp_path: Path) -> None:
+    gates = load(tmp_path, EXTRA).steps[-1]
+    assert (gates.name, gates.section.use, gates.implied) == ("gates", "gates", True)
+    assert names(load(tmp_path, EXTRA, "gates=false")) == ["base", "finetune", "quantize"]
+    assert names(load(tmp_path, EXTRA, "quantize=false")) == names(load(tmp_path)) == ["base", "finetune"]
+    asked = load(tmp_path, EXTRA, "gates.gates.survival=0.3").steps[-1]
+    assert (asked.section.use, asked.section.tables, asked.implied) == ("gates", {"gates": {"survival": 0.3}}, False)
+    assert load(tmp_path, EXTRA, "gates.use=mine").steps[-1].section.use == "mine"
+
+
+def test_a_usual_step_can_be_left_out_by_a_word(tmp_path: Path) -> None:
+    assert names(load(tmp_path, SMALL, "finetune=false")) == ["base"]
+    assert "--set finetune=true: finetune: should be a table" in refused(tmp_path, SMALL, "finetune=true")
+
+
 @pytest.mark.parametrize(
     ("table", "order"),
     [
-        ('stage = "trainer"', ["base", "finetune", "extra", "quantize"]),
-        ('stage = "evaluator"', ["base", "finetune", "quantize", "extra"]),
-        ('stage = "quantizer"\nbefore = "quantize"', ["base", "finetune", "extra", "quantize"]),
-        ('stage = "evaluator"\nafter = "base"', ["base", "extra", "finetune", "quantize"]),
+        ('stage = "trainer"', ["base", "finetune", "extra", "quantize", "gates"]),
+        ('stage = "evaluator"', ["base", "finetune", "quantize", "gates", "extra"]),
+        ('stage = "quantizer"\nbefore = "quantize"', ["base", "finetune", "extra", "quantize", "gates"]),
+        ('stage = "evaluator"\nafter = "base"', ["base", "extra", "finetune", "quantize", "gates"]),
     ],
 )
 def test_extra_steps_are_placed(tmp_path: Path, table: str, order: list[str]) -> None:
@@ -228,7 +243,7 @@ def test_extra_steps_are_placed(tmp_path: Path, table: str, order: list[str]) ->
 
 def test_extra_steps_may_follow_each_other(tmp_path: Path) -> None:
     text = f'{EXTRA}\n[steps.a]\nstage = "trainer"\nuse = "x"\n[steps.b]\nstage = "trainer"\nafter = "a"\nuse = "x"\n'
-    assert names(load(tmp_path, text)) == ["base", "finetune", "a", "b", "quantize"]
+    assert names(load(tmp_path, text)) == ["base", "finetune", "a", "b", "quantize", "gates"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ COMMANDS = {
     "inhouse-bench": "inhouse_bench",
     "inhouse-commands": "inhouse_commands",
     "inhouse-tune": "inhouse_tune",
+    "inhouse-knowledge": "inhouse_knowledge",
 }
 SEALING = ("inhouse.sealed", "inhouse_answer.ask", "inhouse_answer.chat", "inhouse_commands.step")
 

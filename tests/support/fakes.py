@@ -46,7 +46,7 @@ from inhouse.values import (
 RECIPE = """\
 name = "fake"
 seed = 7
-
+gates = false
 [target]
 memory = "1GiB"
 context = 64
@@ -230,7 +230,7 @@ class OpenShelf:
         self.rows = rows
         self.closed = False
 
-    def search(self, query: str, k: int = 5) -> list[Passage]:
+    def search(self, query: str, k: int = 5, *, where: Mapping[str, Any] | None = None) -> list[Passage]:
         return [Passage(each["id"], 0, each["id"], each["text"], 0, len(each["text"]), 1.0) for each in self.rows][:k]
 
     def close(self) -> None:
@@ -369,8 +369,8 @@ class Pile:
     def delete(self, ids: Sequence[int]) -> None:
         self.ids = [each for each in self.ids if each not in ids]
 
-    def search(self, vector: Any, k: int, *, allow: Callable[[int], bool] | None = None) -> list[tuple[int, float]]:
-        return [(each, 1.0) for each in self.ids if allow is None or allow(each)][:k]
+    def search(self, vector: Any, k: int, *, among: Sequence[int] | None = None) -> list[tuple[int, float]]:
+        return [(each, 1.0) for each in self.ids if among is None or each in among][:k]
 
     def count(self) -> int:
         return len(self.ids)

@@ -23,7 +23,7 @@ UNITS = 8
 RECIPE = """\
 name = "desk"
 seed = 7
-
+gates = false
 [target]
 context = 64
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "Show what the last run made and measured.",
     "ask": "Ask a bundle one question.",
     "chat": "Talk with a bundle.",
+    "knowledge": "Search, examine and tune a knowledge base.",
     "verify": "Check every digest of a bundle.",
     "diff": "Say what differs between two bundles.",
     "reproduce": "Make a bundle again and compare every step.",

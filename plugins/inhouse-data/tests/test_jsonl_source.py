@@ -283,6 +283,19 @@ def test_rows_of_a_jsonl_file_are_documents(tmp_path: Path) -> None:
         run(tmp_path, name="again", corpus=root)
 
 
+def test_metadata_of_a_row_comes_along(tmp_path: Path) -> None:
+    rows: list[Any] = [
+        {"text": "first", "metadata": {"tenant": "north", "year": [2024, 2025], "draft": True}},
+        {"text": "second"},
+        {"text": "third", "metadata": {}},
+        *({"text": f"text {at}", "metadata": wrong} for at, wrong in enumerate(([], {"a": None}, {"a": [{}]}))),
+    ]
+    step = run(tmp_path, corpus=write(tmp_path / "dump.jsonl", rows))
+    found = [json.loads(line) for line in (step.outputs["text/corpus"] / "corpus.jsonl").read_text().splitlines()]
+    assert [row.get("metadata") for row in found] == [rows[0]["metadata"], None, None]
+    assert step.kinds() == {"metadata": ["dump.jsonl:4", "dump.jsonl:5", "dump.jsonl:6"]}
+
+
 def test_describe(tmp_path: Path) -> None:
     path = write(tmp_path / "train.jsonl", [chat("one")])
     options = Options(chat=path, corpus=tmp_path)

@@ -74,7 +74,7 @@ class ScriptedEngine:
 class Base:
     """Finds the one article."""
 
-    def search(self, query: str, k: int = 5) -> list[Passage]:
+    def search(self, query: str, k: int = 5, *, where: Mapping[str, Any] | None = None) -> list[Passage]:
         return [ARTICLE]
 
     def close(self) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inhouse.errors import DataError, ResourceError
+from inhouse.errors import ResourceError
 from inhouse_hnswlib import Options, files, inhouse_vector_stores
-from inhouse_hnswlib.graph import Graph, ranked, unit
+from inhouse_hnswlib.graph import Graph
 from inhouse_hnswlib.store import HnswlibStore
+from inhouse_testing import stores
+from inhouse_vectors.vectors import ranked, unit
 
 DIMENSION = 16
 APPROXIMATE = Options(exact_below=0)
@@ -147,26 +149,10 @@ def test_a_file_that_hnswlib_wrote_short_is_noticed(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [Options(), APPROXIMATE])
-def test_deletes_filters_and_more_than_there_is(tmp_path: Path, options: Options) -> None:
-    vectors = cloud(400)
-    made = store(tmp_path, options)
-    made.rebuild(range(1, 401), vectors, generation=1)
-    made.delete(range(1, 391))
-    made.delete([1, 7777])
-    assert made.count() == 10
-    assert sorted(key for key, _ in made.search(vectors[0], 50)) == list(range(391, 401))
-    assert {key for key, _ in made.search(vectors[0], 5, allow=lambda key: key > 397)} == {398, 399, 400}
-    assert made.search(vectors[0], 5, allow=lambda _: False) == []
-    assert made.search(vectors[0], 0) == []
-    made.delete(range(391, 401))
-    assert (made.count(), made.search(vectors[0], 3)) == (0, [])
-    made.add(range(1, 401), vectors)
-    assert [key for key, _ in made.search(vectors[9], 1)] == [10]
-    made.flush(generation=2)
-    again = HnswlibStore(options)
-    assert again.open(tmp_path, dimension=DIMENSION, generation=2)
-    assert again.count() == 400
+@pytest.mark.parametrize("options", [Options(), APPROXIMATE], ids=["exact", "graph"])
+@pytest.mark.parametrize("check", stores.CHECKS)
+def test_it_is_a_vector_store(check: Callable[[stores.Make, Path], None], options: Options, tmp_path: Path) -> None:
+    check(lambda: HnswlibStore(options), tmp_path)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -198,24 +184,6 @@ def test_behaves_as_a_dictionary_of_vectors(tmp_path: Path, steps: list[tuple[st
             best, score = made.search(vector, 1)[0]
             assert best == key
             assert score == pytest.approx(1, abs=1e-5)
-
-
-def test_equal_zero_and_broken_vectors(tmp_path: Path) -> None:
-    made = store(tmp_path)
-    made.rebuild(range(1, 1001), np.ones((1000, DIMENSION)), generation=1)
-    assert made.search(np.ones(DIMENSION), 3) == [(1, 1.0), (2, 1.0), (3, 1.0)]
-    made.add([2000], np.zeros((1, DIMENSION)))
-    assert made.search(-np.ones(DIMENSION), 1) == [(2000, 0.0)]
-    assert [score for _, score in made.search(np.zeros(DIMENSION), 2)] == [0.0, 0.0]
-    huge = np.full((1, DIMENSION), 3e38)
-    made.add([2001], -huge)
-    assert made.search(-np.ones(DIMENSION), 1) == [(2001, 1.0)]
-    for bad in (np.nan, np.inf):
-        with pytest.raises(DataError, match="NaN or infinity"):
-            made.add([3000], np.full((1, DIMENSION), bad))
-        with pytest.raises(DataError, match="NaN or infinity"):
-            made.search(np.full(DIMENSION, bad), 1)
-    assert made.count() == 1002
 
 
 def test_says_what_is_wrong_with_a_call(tmp_path: Path) -> None:
@@ -251,33 +219,3 @@ def test_a_fifth_of_dead_vectors_is_compacted_away(tmp_path: Path) -> None:
     body = json.loads((tmp_path / files.SIDECAR).read_text())["body"]
     assert (body["count"], len(body["dead"])) == (79, 0)
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_threads_search_while_others_add_and_delete(tmp_path: Path) -> None:
-    made = store(tmp_path, APPROXIMATE)
-    vectors = cloud(2000)
-    made.rebuild(range(1, 501), vectors[:500], generation=1)
-    stop, problems = threading.Event(), []
-
-    def search(seed: int) -> None:
-        try:
-            for query in cloud(10_000, seed):
-                if stop.is_set():
-                    return
-                hits = made.search(query, 5)
-                assert len(hits) == 5
-                assert all(1 <= key <= 2000 for key, _ in hits)
-        except Exception as error:
-            problems.append(error)
-
-    readers = [threading.Thread(target=search, args=(seed,)) for seed in range(4)]
-    for reader in readers:
-        reader.start()
-    for start in range(500, 2000, 50):
-        made.add(range(start + 1, start + 51), vectors[start : start + 50])
-        made.delete(range(start - 499, start - 470))
-    stop.set()
-    for reader in readers:
-        reader.join()
-    assert not problems
-    assert made.count() == 2000 - 30 * 29

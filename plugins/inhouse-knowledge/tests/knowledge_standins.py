@@ -66,8 +66,9 @@ class ExactStore:
         for key in ids:
             self.rows.pop(key, None)
 
-    def search(self, vector: Any, k: int, *, allow: Callable[[int], bool] | None = None) -> list[tuple[int, float]]:
+    def search(self, vector: Any, k: int, *, among: Sequence[int] | None = None) -> list[tuple[int, float]]:
         hits = [(key, round(float(np.dot(row, vector)), 6)) for key, row in self.rows.items()]
+        hits = [hit for hit in hits if among is None or hit[0] in set(among)]
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
 
     def count(self) -> int:
@@ -115,12 +116,12 @@ def corpus(folder: Path, rows: Sequence[Any]) -> Artifact:
     return Artifact("text/corpus", folder, "0")
 
 
-def document(name: str, text: str, title: str = "") -> dict[str, str]:
+def document(name: str, text: str, title: str = "", **more: Any) -> dict[str, Any]:
     """One row of a corpus."""
-    return {"id": name, "title": title or name.title(), "text": text, "path": f"{name}.md"}
+    return {"id": name, "title": title or name.title(), "text": text, "path": f"{name}.md", **more}
 
 
-def many(count: int) -> list[dict[str, str]]:
+def many(count: int) -> list[dict[str, Any]]:
     """Documents about different things, a few of them long."""
     return [
         document(f"doc-{at}", f"About item{at} and thing{at % 7}. " * (60 if at % 9 == 0 else 1)) for at in range(count)

@@ -77,7 +77,7 @@ def test_each_leg_alone_and_both_by_weight(shop: Path) -> None:
 
 def test_equal_passages_come_in_the_order_of_the_documents(tmp_path: Path) -> None:
     made = index(tmp_path, [document(f"same-{at}", "All the same words.", "Title") for at in range(300)])
-    for options in ({}, {"exact_below": 0}, {"dense_weight": 0}, {"lexical_weight": 0}):
+    for options in ({}, {"dense_weight": 0}, {"lexical_weight": 0}):
         found = opened(made.output, **options).search("the same words", 20)
         assert [hit.document for hit in found] == [f"same-{at}" for at in range(20)]
 
@@ -201,6 +201,13 @@ def test_bad_lines_are_told_with_their_place(tmp_path: Path) -> None:
             ({"id": "b"}, "needs an id and a text"),
             ({"id": "", "text": "x"}, "needs an id"),
             ({"id": "b", "text": 3}, "text has to be a string"),
+            ({"id": "b", "text": "x", "metadata": []}, "metadata has to be an object"),
+            ({"id": "b", "text": "x", "metadata": {"a": {}}}, "metadata.a has to be a string"),
+            ({"id": "b", "text": "x", "metadata": {"a": [None]}}, "metadata.a has to be a string"),
+            ('{"id": "b", "text": "x", "metadata": {"a": NaN}}', "metadata.a has to be a string"),
+            ({"id": "b", "text": "x", "pages": [1]}, "begin at 0"),
+            ({"id": "b", "text": "x", "pages": [0, 5]}, "offsets"),
+            ({"id": "b", "text": "xxxx", "pages": [0, 3, 2]}, "ascend"),
             (good, "line 1's already"),
         )
     ):
@@ -234,7 +241,7 @@ def test_opens_from_a_read_only_folder_and_damaged_index(tmp_path: Path) -> None
     step = index(tmp_path, many(40))
     folder = step.output
     store = ExactStore()
-    assert opened(folder, store, exact_below=0).search("item3", 1)[0].document == "doc-3"
+    assert opened(folder, store).search("item3", 1)[0].document == "doc-3"
     assert store.opened == [True], "the index made by the step is used as it is"
     (folder / "index" / "exact.json").unlink()
     for path in (folder, folder / "index"):
@@ -245,7 +252,7 @@ def test_opens_from_a_read_only_folder_and_damaged_index(tmp_path: Path) -> None
             raise ResourceError("cannot write the vector index")
 
     try:
-        base = opened(folder, Unwritable(), exact_below=0)
+        base = opened(folder, Unwritable())
         assert base.search("item3", 1)[0].document == "doc-3"
         assert sorted(path.name for path in folder.iterdir()) == ["index", DATABASE]
     finally:
@@ -253,13 +260,81 @@ def test_opens_from_a_read_only_folder_and_damaged_index(tmp_path: Path) -> None
             path.chmod(stat.S_IRWXU)
 
 
-def test_store_and_exact_search_agree(tmp_path: Path) -> None:
-    step = index(tmp_path, many(120))
-    exact, through_store = opened(step.output), opened(step.output, exact_below=0)
-    for at in range(0, 120, 10):
-        one, other = (base.search(f"about item{at}", 8) for base in (exact, through_store))
-        assert [hit.document for hit in one] == [hit.document for hit in other]
-        assert [hit.score for hit in one] == pytest.approx([hit.score for hit in other], abs=1e-5)
+REGIONS = [
+    document("north-boots", "Boots are returned in the north.", metadata={"tenant": "north", "year": 2025}),
+    document("south-boots", "Boots are returned in the south.", metadata={"tenant": "south", "year": [2024, 2025]}),
+    document("all-boots", "Boots are returned everywhere.", metadata={"tenant": ["north", "south"], "draft": True}),
+    document("boots", "Boots are returned."),
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ({"tenant": "north"}, {"north-boots", "all-boots"}),
+        ({"tenant": ["north", "south"]}, {"north-boots", "south-boots", "all-boots"}),
+        ({"tenant": ["north", "south"], "year": 2024}, {"south-boots"}),
+        ({"year": 2025.0}, {"north-boots", "south-boots"}),
+        ({"year": "2025"}, set()),
+        ({"draft": True}, {"all-boots"}),
+        ({"draft": 1}, set()),
+        ({"tenant": []}, set()),
+        ({"tenant' OR 1 --": "north"}, set()),
+        ({}, {each["id"] for each in REGIONS}),
+        (None, {each["id"] for each in REGIONS}),
+    ],
+)
+@pytest.mark.parametrize("legs", [{}, {"dense_weight": 0}, {"lexical_weight": 0}], ids=["both", "words", "vectors"])
+def test_only_documents_with_this_metadata(regions: Path, where: Any, names: set[str], legs: dict[str, float]) -> None:
+    base = opened(regions, **legs)
+    assert {hit.document for hit in base.search("boots returned", 10, where=where)} == names
+    base.close()
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return index(tmp_path_factory.mktemp("regions"), REGIONS).output
+
+
+def test_a_filter_that_is_none_is_refused(regions: Path) -> None:
+    for wrong in ({"a": {"b": 1}}, {"a": None}, {"a": [None]}, {"a": float("nan")}):
+        with pytest.raises(DataError, match="where: a has to be a string, a number"):
+            opened(regions).search("boots", where=wrong)
+
+
+def test_a_filter_leaves_the_best_of_what_is_left(tmp_path: Path) -> None:
+    """With one in forty allowed the answer is that of a base which holds only those."""
+    rows = [{**row, "metadata": {"group": at % 40}} for at, row in enumerate(many(400))]
+    folders = (index(tmp_path / name, part).output for name, part in (("all", rows), ("few", rows[7::40])))
+    base, alone = (opened(folder, lexical_weight=0) for folder in folders)  # BM25 counts words in the whole base
+    for query in ("about item47", "thing3", "item7 and thing5"):
+        one, other = base.search(query, 6, where={"group": 7}), alone.search(query, 6)
+        assert [(hit.document, hit.score) for hit in one] == [(hit.document, hit.score) for hit in other]
+        assert len(one) == 6
+
+
+def test_metadata_goes_with_its_document(tmp_path: Path) -> None:
+    first = index(tmp_path / "1", REGIONS)
+    moved = [{**REGIONS[0], "metadata": {"tenant": "south"}}, *REGIONS[2:]]
+    embedder = HashingEmbedder()
+    second = index(tmp_path / "2", moved, embedder=embedder, checkpoints=first.checkpoints)
+    assert sum(map(len, embedder.calls)) == 1, "only what changed is embedded"
+    found = opened(second.output).search("boots", 10, where={"tenant": "south"})
+    assert {hit.document for hit in found} == {"north-boots", "all-boots"}
+    assert opened(second.output).search("boots", 10, where={"year": 2024}) == []
+
+
+def test_a_passage_names_its_page(tmp_path: Path) -> None:
+    pages = [f"Page about item{at}. " * 30 for at in range(4)]
+    starts = [sum(map(len, pages[:at])) for at in range(4)]
+    rows = [document("book", "".join(pages), pages=starts), document("note", "About nothing.")]
+    base = opened(index(tmp_path, rows, Options(chunk_tokens=40)).output, dense_weight=0)
+    for at in range(4):
+        (best, *_) = base.search(f"item{at}", 1)
+        assert starts[best.page - 1] <= best.start
+        assert best.page == 4 or best.start < starts[best.page]
+        assert f"item{at}" in "".join(pages)[best.start : best.end]
+    assert base.search("nothing", 1)[0].page == 0
 
 
 def test_refuses_another_embedder_and_what_is_no_knowledge_base(shop: Path, tmp_path: Path) -> None:
@@ -328,14 +403,19 @@ def test_uses_the_embedders_token_count_and_warns_beyond_its_length(tmp_path: Pa
 
 
 def test_with_hnswlib(tmp_path: Path) -> None:
-    store = pytest.importorskip("inhouse_hnswlib.store")
-    step = index(tmp_path, many(300), store=store.HnswlibStore())
-    graph, exact = opened(step.output, store.HnswlibStore(), exact_below=0), opened(step.output)
+    from inhouse_hnswlib import Options as Graph
+    from inhouse_hnswlib.store import HnswlibStore
+
+    def store() -> HnswlibStore:
+        return HnswlibStore(Graph(exact_below=0))
+
+    step = index(tmp_path, many(300), store=store())
+    graph, exact = opened(step.output, store()), opened(step.output)
     for at in range(0, 300, 25):
         one, other = (base.search(f"about item{at}", 3) for base in (graph, exact))
         assert [hit.document for hit in one] == [hit.document for hit in other]
     next((step.output / "index").glob("*.bin")).write_bytes(b"damaged")
-    assert opened(step.output, store.HnswlibStore(), exact_below=0).search("item3", 1)[0].document == "doc-3"
+    assert opened(step.output, store()).search("item3", 1)[0].document == "doc-3"
     graph.close()
 
 

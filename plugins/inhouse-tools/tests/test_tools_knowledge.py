@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from inhouse.errors import RecipeError
@@ -22,7 +25,8 @@ class Base:
     def __init__(self, passages: list[Passage]) -> None:
         self.passages = passages
 
-    def search(self, query: str, k: int = 5) -> list[Passage]:
+    def search(self, query: str, k: int = 5, *, where: Mapping[str, Any] | None = None) -> list[Passage]:
+        self.where = where
         return self.passages[:k]
 
     def close(self) -> None: ...
@@ -40,6 +44,16 @@ def test_passages_are_one_line_with_their_ids() -> None:
 def test_as_many_as_the_options_say() -> None:
     tool = SearchKnowledge(SearchOptions(results=1), ToolContext("search_knowledge", Base(PASSAGES)))
     assert tool.call({"query": "return"}).text == "[returns-window] Returns: Within 30 days."
+
+
+def test_only_documents_that_the_recipe_names() -> None:
+    base = Base(PASSAGES)
+    SearchKnowledge(SearchOptions(where={"tenant": "north"}), ToolContext("search_knowledge", base)).call(
+        {"query": "x"}
+    )
+    assert base.where == {"tenant": "north"}
+    with pytest.raises(ValueError, match="where: 'tenant' is None, no string"):
+        SearchOptions(where={"tenant": None})
 
 
 def test_nothing_found_and_nothing_asked() -> None:

@@ -31,5 +31,6 @@ def show_answer(answer: Answer) -> None:
     label = {"answered": "", "handed_over": "handed over to a person: ", "gave_up": "gave up: "}[answer.outcome]
     click.echo(f"{label}{answer.text}")
     for each in answer.citations:
-        click.secho(f"  source       [{each.document}] {each.title}, characters {each.start} to {each.end}", err=True)
+        place = f"page {each.page}, characters" if each.page else "characters"
+        click.secho(f"  source       [{each.document}] {each.title}, {place} {each.start} to {each.end}", err=True)
     click.secho(f"  {answer.completion_tokens} tokens in {answer.seconds:.1f} s", dim=True, err=True)

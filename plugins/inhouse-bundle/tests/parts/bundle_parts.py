@@ -118,7 +118,7 @@ class Base:
         self.rows = [json.loads(line) for line in path.read_text().splitlines()]
         self.table = embedder.table
 
-    def search(self, query, k=5):
+    def search(self, query, k=5, *, where=None):
         return [Passage(r["id"], 0, r["title"], r["text"] + self.table, 0, 1, 1.0) for r in self.rows][:k]
 
     def close(self):

@@ -128,14 +128,15 @@ def _notes(estimates: Mapping[str, Estimate]) -> None:
 
 
 def _warnings(plan: Plan, estimates: Mapping[str, Estimate]) -> Sequence[str]:
-    """One line for each step that needs more memory than there is."""
+    """One line for each step that needs more memory than there is, and for what is left out."""
     there = available_bytes()
     over = [
         (step, estimates[step.name].memory_bytes or 0)
         for step in plan.steps
         if step.name in estimates and there is not None and (estimates[step.name].memory_bytes or 0) > there
     ]
-    return [
+    left_out = [f"left out: {plan.left_out}"] if plan.left_out else []
+    return left_out + [
         f"{step.name} needs {human_bytes(bytes_)} of memory and {human_bytes(there or 0)} are free; "
         f"try {smaller(plan, step)}"
         for step, bytes_ in over

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ def attempt(trial: Trial, tell: Callable[[Reading], None], end: Callable[[], Non
     started = time.perf_counter()
     try:
         method = getattr(planned.chosen.make(), METHODS[planned.stage])
-        with LiveServices(plan.answering) as services, PeakMemory() as peak:
+        with closing(LiveServices(plan.answering)) as services, PeakMemory() as peak:
             step = TrialStep(planned, services, plan, trial, peak=peak, tell=tell, end=end, started=started)
             method(step, *inputs)
             return step.reading(time.perf_counter() - started, last=True, whole=True)

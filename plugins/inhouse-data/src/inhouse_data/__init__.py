@@ -51,5 +51,5 @@ def inhouse_sources() -> Iterator[SourceSpec]:
         factory="inhouse_data.source:JsonlSource",
         options=Options,
         produces=("text/chat", "text/corpus"),
-        version=2,
+        version=3,
     )

@@ -6,8 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from inhouse.protocols import Step
 from inhouse_data.check import CONTROL
@@ -23,14 +24,15 @@ class _Document:
     id: str
     title: str
     text: str
+    metadata: Mapping[str, Any] = field(factory=dict)
 
 
-def read_corpus(root: Path, findings: Findings, step: Step) -> Iterator[dict[str, str]]:
-    """Rows id, title, text and path, one at a time, in the order of the files' paths.
+def read_corpus(root: Path, findings: Findings, step: Step) -> Iterator[dict[str, Any]]:
+    """Rows id, title, text and path, and metadata where there is some, one at a time, in the order of the files' paths.
 
     Of .txt and .md files the id is the file's stem, or its path where two files share a stem; the title is
     the first Markdown heading, or the first line of a .txt with a blank line under it, else the stem. A row
-    of a .jsonl file has its text in ``text``, and its own ``id`` and ``title`` where it gives them.
+    of a .jsonl file has its text in ``text``, and its own ``id``, ``title`` and ``metadata`` where it gives them.
     """
     places = files(root, (".md", ".txt", ".jsonl"), "texts")
     names = _names(places)
@@ -50,7 +52,8 @@ def read_corpus(root: Path, findings: Findings, step: Step) -> Iterator[dict[str
                     "control-character", each.place, f"holds the control character U+{ord(found[0]):04X}", "kept"
                 )
             title = each.title or _title(body, PurePosixPath(place.name))
-            yield {"id": each.id, "title": title, "text": body, "path": each.place.short}
+            row = {"id": each.id, "title": title, "text": body, "path": each.place.short}
+            yield {**row, "metadata": each.metadata} if each.metadata else row
 
 
 def _documents(place: Place, name: str, findings: Findings) -> Iterator[_Document]:
@@ -64,9 +67,19 @@ def _documents(place: Place, name: str, findings: Findings) -> Iterator[_Documen
         if not isinstance(body, str) or not isinstance(title, str):
             findings.add("no-text", here, 'has no "text" that is a string')
             continue
+        metadata = row.get("metadata", {})
+        if not isinstance(metadata, dict) or not all(map(_is_metadata, metadata.values())):
+            findings.add(
+                "metadata", here, "has metadata that is no object of strings, numbers, booleans or lists of those"
+            )
+            continue
         given = row.get("id")
         own = str(given) if isinstance(given, (str, int)) and not isinstance(given, bool) else f"{name}-{here.line}"
-        yield _Document(here, own, title or f"{PurePosixPath(name).name} {here.line}", body)
+        yield _Document(here, own, title or f"{PurePosixPath(name).name} {here.line}", body, metadata)
+
+
+def _is_metadata(value: Any) -> bool:
+    return all(isinstance(each, (str, int, float)) for each in (value if isinstance(value, list) else [value]))
 
 
 def _digest(body: str) -> bytes:

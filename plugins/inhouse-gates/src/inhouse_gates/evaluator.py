@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import asdict, frozen
 
 from inhouse.artifacts import write_text
-from inhouse.errors import RecipeError, StepError
+from inhouse.errors import StepError
 from inhouse.protocols import Step
 from inhouse.values import Artifact, Json, Message
 from inhouse_evaluate.models import candidates
@@ -65,8 +65,6 @@ class GatesEvaluator:
         checkpoints, so the same run says the same at once, and with the gate accepted goes on from there.
         """
         roles = {each.role: each.artifact for each in candidates(models)}
-        if "quantized" not in roles:
-            raise RecipeError("the gates judge a quantised model, and the recipe makes none", hint="[quantize]")
         given = Given(roles, _heldout(chat), _tasks(report), knowledge)
         rows = [self._row(step, gate, given) for gate in step.track(GATES, unit="gate")]
         failed = [row for row in rows if row.state == "failed" and row.gate not in self.options.accept]
@@ -83,7 +81,8 @@ class GatesEvaluator:
         try:
             row = Row(**json.loads(kept.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            row = _MEASURES[gate](step, self.options, given)
+            judge = _MEASURES[gate] if "quantized" in given.models else _unjudged(gate)
+            row = judge(step, self.options, given)
             write_text(kept, json.dumps(asdict(row), ensure_ascii=False))
         accepted = row.state == "failed" and gate in self.options.accept
         step.publish(GateChecked(step.name, gate, row.state, row.measured, accepted))
@@ -94,6 +93,10 @@ class GatesEvaluator:
     def _noted(self, row: Row) -> dict[str, Json]:
         accepted = row.state == "failed"  # else the run would have ended
         return {"passed": row.state != "failed", "state": row.state, "measured": row.measured, "accepted": accepted}
+
+
+def _unjudged(gate: str) -> Gate:
+    return lambda *_: Row(gate, "skipped", "the recipe makes no quantised model")
 
 
 def _failure(failed: Sequence[Row], report: Path) -> StepError:

@@ -29,9 +29,9 @@ class Options:
         metadata={"help": "candidates looked at while searching"},
     )
     exact_below: int = field(
-        default=2_000,
+        default=20_000,
         validator=validators.ge(0),
-        metadata={"help": "compare with every vector when at most so many are left"},
+        metadata={"help": "compare with every vector when at most so many may be found"},
     )
     seed: int = field(default=7, validator=validators.ge(0), metadata={"help": "seed of the graph's random levels"})
 

@@ -6,58 +6,18 @@ label and its old one is marked deleted. A label is ``id + (version << 48)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import hnswlib  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
-from inhouse.errors import DataError
 from inhouse_hnswlib import Options
-
-Vectors = npt.NDArray[np.float32]
-Hit = tuple[int, float]
+from inhouse_vectors.vectors import Hit, Vectors, checked, ranked
 
 ID_BITS = 48
 ID_MASK = (1 << ID_BITS) - 1
 BLOCK = 1024  # vectors per call into hnswlib, so that Ctrl-C is heard
-DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
-
-
-def unit(vectors: Any, dimension: int) -> Vectors:
-    """float32 (n, dimension) of length 1; a zero vector stays zero and is similar to nothing.
-
-    Raises ``ValueError`` for another shape and ``DataError`` for NaN or infinity.
-    """
-    rows = np.array(vectors, dtype=np.float32, order="C", ndmin=2)
-    if rows.size == 0:
-        return rows.reshape(0, dimension)
-    if rows.ndim != 2 or rows.shape[1] != dimension:
-        raise ValueError(f"vectors of shape {rows.shape} do not fit dimension {dimension}")
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"vector {int(bad[0])} of {len(rows)} holds NaN or infinity",
-            hint="check the embedder: its model gives numbers that are none",
-        )
-    # Scaling by the largest entry first keeps the squares of huge and of tiny vectors in range.
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    rows /= np.where(largest > 0, largest, 1)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows /= np.where(length > 0, length, 1)
-    return rows
-
-
-def ranked(ids: npt.NDArray[np.int64], scores: Vectors, k: int) -> list[Hit]:
-    """The best k of (id, similarity), best first, equal ones by id."""
-    scores = np.round(scores, DIGITS)
-    if k < len(scores):
-        kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-        keep = scores >= kth
-        ids, scores = ids[keep], scores[keep]
-    order = np.lexsort((ids, -scores))[:k]
-    return [(int(ids[at]), float(scores[at])) for at in order]
 
 
 class Graph:
@@ -98,7 +58,7 @@ class Graph:
 
     def add(self, ids: Sequence[int], vectors: Vectors) -> None:
         """Adds unit vectors, one thread (the same order gives the same graph); known ids are replaced."""
-        new = check_ids(ids, len(vectors))
+        new = checked(ids, len(vectors)).tolist()
         self._all = None
         self._grow(len(new))
         for start in range(0, len(new), BLOCK):
@@ -147,9 +107,9 @@ class Graph:
         found = self.index.get_items(np.array([self.labels[key] for key in ids]))
         return keys, np.asarray(found, dtype=np.float32)
 
-    def search(self, query: Vectors, k: int, allow: Callable[[int], bool] | None = None) -> list[Hit]:
-        """Up to k (id, similarity) for a unit vector of shape (dimension,), best first."""
-        allowed = None if allow is None else [key for key in self.labels if allow(key)]
+    def search(self, query: Vectors, k: int, among: Sequence[int] | None = None) -> list[Hit]:
+        """Up to k (id, similarity) for a unit vector, best first; of the ascending ids ``among`` if given."""
+        allowed = None if among is None else [key for key in map(int, among) if key in self.labels]
         left = len(self.labels) if allowed is None else len(allowed)
         k = min(k, left)
         if k < 1:
@@ -174,21 +134,9 @@ class Graph:
                 self._all = self.vectors(sorted(self.labels))
             ids, vectors = self._all
             return ranked(ids, vectors @ query, k)
-        keys = sorted(self.labels if allowed is None else allowed)
+        keys = sorted(self.labels) if allowed is None else allowed
         best: list[Hit] = []
         for start in range(0, len(keys), 8 * BLOCK):
             ids, vectors = self.vectors(keys[start : start + 8 * BLOCK])
             best += ranked(ids, vectors @ query, k)
         return sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k]
-
-
-def check_ids(ids: Sequence[int], count: int) -> list[int]:
-    """The ids as plain integers. Raises ``ValueError`` unless they are ``count`` different ones below 2^48."""
-    keys = [int(key) for key in ids]
-    if len(keys) != count:
-        raise ValueError(f"{len(keys)} ids for {count} vectors")
-    if len(set(keys)) != len(keys):
-        raise ValueError("the same id twice in one call")
-    if keys and not (min(keys) >= 1 and max(keys) <= ID_MASK):
-        raise ValueError("ids have to lie between 1 and 2^48 - 1")
-    return keys

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
 from inhouse.errors import ResourceError
 from inhouse.protocols import Matrix
 from inhouse_hnswlib import Options, files
-from inhouse_hnswlib.graph import Graph, check_ids, unit
+from inhouse_hnswlib.graph import Graph
 from inhouse_hnswlib.lock import ReadWriteLock
+from inhouse_vectors.vectors import checked, one, unit
 
 
 class HnswlibStore:
@@ -48,7 +49,7 @@ class HnswlibStore:
         with self._changing:
             self._opened()
             rows = unit(vectors, self._dimension)
-            keys = check_ids(ids, len(rows))
+            keys = checked(ids, len(rows)).tolist()
             graph = Graph.empty(self.options, self._dimension, len(keys))
             graph.add(keys, rows)
             self._swap(graph)
@@ -59,7 +60,7 @@ class HnswlibStore:
         with self._changing:
             graph = self._opened()
             rows = unit(vectors, self._dimension)
-            check_ids(ids, len(rows))
+            checked(ids, len(rows))
             with self._lock.writing():
                 graph.add(ids, rows)
             self._compact()
@@ -72,18 +73,14 @@ class HnswlibStore:
                 graph.delete(ids)
             self._compact()
 
-    def search(self, vector: Matrix, k: int, *, allow: Callable[[int], bool] | None = None) -> list[tuple[int, float]]:
+    def search(self, vector: Matrix, k: int, *, among: Sequence[int] | None = None) -> list[tuple[int, float]]:
         """Up to k (id, cosine similarity in steps of 1e-6), best first, equal ones by id.
 
-        Fewer than k only when fewer are left or allowed. ``allow`` is asked for every id; it must not
-        call this store.
+        Of the ascending ids ``among`` if given. Fewer than k only when fewer are left.
         """
         with self._lock.reading():
             graph = self._opened()
-            rows = unit(vector, self._dimension)
-            if len(rows) != 1:
-                raise ValueError(f"one vector at a time, not {len(rows)}")
-            return graph.search(rows[0], k, allow)
+            return graph.search(one(vector, self._dimension), k, among)
 
     def count(self) -> int:
         """How many vectors can be found."""

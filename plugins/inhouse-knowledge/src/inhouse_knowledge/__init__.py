@@ -1,4 +1,4 @@
-"""Declares the indexer ``sqlite``."""
+"""Declares the indexer ``sqlite`` and the command ``inhouse knowledge``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from attrs import field, frozen, validators
 
-from inhouse import IndexerSpec, Slot, hookimpl
+from inhouse import CommandSpec, IndexerSpec, Slot, hookimpl
 
 
 @frozen
@@ -28,11 +28,6 @@ class Options:
         validator=[validators.ge(0), validators.lt(float("inf"))],
         metadata={"help": "weight of the words (BM25); 0 leaves them out of the search"},
     )
-    exact_below: int = field(
-        default=20_000,
-        validator=validators.ge(0),
-        metadata={"help": "compare with every vector, without the vector store, up to so many passages"},
-    )
 
 
 @hookimpl
@@ -45,8 +40,19 @@ def inhouse_indexers() -> Iterator[IndexerSpec]:
         options=Options,
         consumes="text/corpus",
         produces="knowledge",
+        version=2,
         slots=(
             Slot("vector_store", "vector_store", "hnswlib"),
             Slot("embedder", "embedder", "minilm"),
         ),
+    )
+
+
+@hookimpl
+def inhouse_commands() -> Iterator[CommandSpec]:
+    """The command of this distribution."""
+    yield CommandSpec(
+        name="knowledge",
+        summary="Search, examine and tune a knowledge base.",
+        factory="inhouse_knowledge.commands:command",
     )

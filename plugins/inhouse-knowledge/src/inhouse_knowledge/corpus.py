@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,24 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 @frozen
 class Document:
-    """``name`` is the id that passages cite, unique in a corpus; offsets count characters of ``text``."""
+    """``name`` is the id that passages cite, unique in a corpus; offsets count characters of ``text``.
+
+    ``metadata`` are ascending pairs of a key and one of its values as JSON (see :func:`written`); ``pages`` are the
+    offsets at which pages begin, ascending.
+    """
 
     name: str
     title: str
     text: str
     path: str
+    metadata: tuple[tuple[str, str], ...] = ()
+    pages: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 of all of it: what tells a changed document."""
-        parts = json.dumps([self.name, self.title, self.text, self.path]).encode()
-        return hashlib.sha256(parts).hexdigest()
+        parts = [self.name, self.title, self.text, self.path, self.metadata, self.pages]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -63,12 +70,46 @@ def _document(line: bytes, where: str) -> Document:
     name = _text(row, "id", where)
     if not name or "text" not in row:
         raise DataError("a document needs an id and a text", where=where)
-    return Document(name, _text(row, "title", where) or name, _text(row, "text", where), _text(row, "path", where))
+    title, text, path = (_text(row, key, where) for key in ("title", "text", "path"))
+    return Document(name, title or name, text, path, _metadata(row, where), _pages(row, len(text), where))
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
     value = row.get(key, "")
     if not isinstance(value, str):
         raise DataError(f"{key} has to be a string", where=where)
-    # JSON may hold lone surrogates and SQLite may not; one for one, so that offsets stay.
-    return SURROGATES.sub("\ufffd", value)
+    return clean(value)
+
+
+def clean(text: str) -> str:
+    """JSON may hold lone surrogates and SQLite may not; one for one, so that offsets stay."""
+    return SURROGATES.sub("\ufffd", text)
+
+
+def _metadata(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+    given = row.get("metadata", {})
+    if not isinstance(given, dict):
+        raise DataError("metadata has to be an object", where=where)
+    pairs = {(clean(key), each) for key, value in given.items() for each in written(value, f"metadata.{key}", where)}
+    return tuple(sorted(pairs))
+
+
+def written(given: Any, what: str, where: str) -> list[str]:
+    """A metadata value, or each of a list of them, as JSON: 1, "1" and true are three values, 2.0 is 2.
+
+    Raises ``DataError`` for what is no string, number or boolean.
+    """
+    several = given if isinstance(given, list) else [given]
+    if not all(isinstance(each, (str, int)) or (isinstance(each, float) and isfinite(each)) for each in several):
+        raise DataError(f"{what} has to be a string, a number, a boolean, or a list of those", where=where)
+    plain = (int(each) if isinstance(each, float) and each.is_integer() else each for each in several)
+    return [clean(json.dumps(each, ensure_ascii=False)) for each in plain]
+
+
+def _pages(row: dict[str, Any], length: int, where: str) -> tuple[int, ...]:
+    given = row.get("pages", [])
+    if not isinstance(given, list) or not all(type(each) is int and 0 <= each <= length for each in given):
+        raise DataError("pages has to be a list of offsets in the text", where=where)
+    if given and (given[0] != 0 or given != sorted(given)):
+        raise DataError("pages have to begin at 0 and ascend", where=where)
+    return tuple(given)

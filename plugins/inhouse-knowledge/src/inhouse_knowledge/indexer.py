@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from attrs import field, frozen
 
 from inhouse.errors import DataError, RecipeError
-from inhouse.protocols import Embedder, Step
+from inhouse.protocols import Embedder, Step, VectorStore
 from inhouse.values import Artifact
 from inhouse_knowledge import Options, corpus, vectors
 from inhouse_knowledge.chunking import CHUNKING_VERSION, Chunk, estimate_tokens, split
 from inhouse_knowledge.corpus import Document
+from inhouse_knowledge.doctor import Check, examine
 from inhouse_knowledge.reader import Reader
 from inhouse_knowledge.schema import fts5_missing
 from inhouse_knowledge.search import SqliteKnowledge, embedded
@@ -139,15 +140,16 @@ class SqliteIndexer:
                     where=str(folder),
                     hint="inhouse run RECIPE (embeds the documents anew), or name the embedder of before",
                 )
-            leg: vectors.DenseLeg
-            if reader.count() <= self.options.exact_below:
-                leg = vectors.ExactLeg(reader)
-            else:
-                leg = vectors.StoreLeg(reader, services["vector_store"], folder / INDEX)
+            store: VectorStore = services["vector_store"]
+            vectors.open_store(reader, store, folder / INDEX)
         except BaseException:
             reader.close()
             raise
-        return SqliteKnowledge(reader, embedder, leg, self.options)
+        return SqliteKnowledge(reader, embedder, store, self.options)
+
+    def examine(self, folder: Path, services: Mapping[str, Any], *, mend: bool) -> Iterator[Check]:
+        """What :mod:`inhouse_knowledge.doctor` finds in what :meth:`index` wrote."""
+        return examine(folder / DATABASE, services["vector_store"], folder / INDEX, mend=mend)
 
 
 def embedded_text(chunk: Chunk) -> str:

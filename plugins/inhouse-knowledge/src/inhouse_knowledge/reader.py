@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import unicodedata
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from attrs import frozen
 
 from inhouse.errors import ArtifactError
 from inhouse.values import Passage
+from inhouse_knowledge.corpus import written
 from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, explained
 
 Ids = npt.NDArray[np.int64]
@@ -24,6 +26,19 @@ Vectors = npt.NDArray[np.float32]
 
 MAX_TERMS = 64  # words of a query that are looked up
 BATCH = 500  # ids in one statement; SQLite allows at least 999 parameters
+
+# :wanted is JSON, {key: [value, …]}: documents that have one of the values of every key; NULL for every document.
+ALLOWED = """
+SELECT id FROM chunks WHERE document IN (
+    SELECT document FROM json_each(:wanted) AS each, json_each(each.value) AS one
+    JOIN metadata ON metadata."key" = each."key" AND metadata.value = one.value
+    GROUP BY document HAVING count(DISTINCT each."key") = (SELECT count(*) FROM json_each(:wanted))
+) ORDER BY id
+"""
+LEXICAL = f"""
+SELECT rowid, -rank FROM words WHERE words MATCH :words AND (:wanted IS NULL OR rowid IN ({ALLOWED}))
+ORDER BY rank, rowid LIMIT :k
+"""  # noqa: S608  of two constants
 
 
 @frozen
@@ -111,7 +126,7 @@ class Reader:
         while self._idle:
             self._idle.popleft().close()
 
-    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def _rows(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         with explained(self.path), self._connection() as connection:
             return connection.execute(statement, values).fetchall()
 
@@ -127,26 +142,35 @@ class Reader:
         )
         return [DocumentRow(*row) for row in rows]
 
-    def lexical(self, query: str, k: int) -> list[tuple[int, float]]:
+    def owners(self) -> dict[int, str]:
+        """The document's name of every chunk id, ascending."""
+        return dict(
+            self._rows("SELECT chunks.id, name FROM chunks JOIN documents ON documents.id = document ORDER BY 1")
+        )
+
+    def lexical(self, query: str, k: int, where: Mapping[str, Any] | None = None) -> list[tuple[int, float]]:
         """Up to k (chunk id, BM25), best first; BM25 is positive here, higher is better."""
         expression = match_expression(query)
         if not expression:
             return []
-        rows = self._rows(
-            "SELECT rowid, -rank FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?", (expression, k)
-        )
+        rows = self._rows(LEXICAL, {"words": expression, "k": k, "wanted": _wanted(where)})
         return [(int(key), float(score)) for key, score in rows]
+
+    def allowed(self, where: Mapping[str, Any]) -> Ids:
+        """Ascending ids of the chunks of documents with this metadata, int64."""
+        rows = self._rows(ALLOWED, {"wanted": _wanted(where)})
+        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
 
     def passages(self, ids: Sequence[int]) -> dict[int, Passage]:
         """The passages with these chunk ids, with score 0; unknown ids are left out."""
         rows = self._in(
-            'SELECT chunks.id, name, number, chunks.title, chunks.text, "start", "end" FROM chunks'
+            'SELECT chunks.id, name, number, chunks.title, chunks.text, "start", "end", pages FROM chunks'
             " JOIN documents ON documents.id = document WHERE chunks.id",
             ids,
         )
         return {
-            key: Passage(name, number, title, text, start, end, 0.0)
-            for key, name, number, title, text, start, end in rows
+            key: Passage(name, number, title, text, start, end, 0.0, bisect_right(json.loads(pages), start))
+            for key, name, number, title, text, start, end, pages in rows
         }
 
     def vectors(self, ids: Sequence[int] | None = None) -> tuple[Ids, Vectors]:
@@ -172,3 +196,8 @@ class Reader:
             batch = [int(key) for key in ids[start : start + BATCH]]
             found += self._rows(f"{statement} IN ({', '.join('?' * len(batch))})", batch)
         return found
+
+
+def _wanted(where: Mapping[str, Any] | None) -> str | None:
+    """The filter as ``ALLOWED`` takes it. Raises ``DataError`` for what no metadata can be."""
+    return json.dumps({key: written(given, key, "where") for key, given in where.items()}) if where else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +11,14 @@ from pathlib import Path
 
 from inhouse.errors import ArtifactError, ResourceError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Kept as ``PRAGMA user_version``; raise it when a table changes."""
 
 APPLICATION_ID = 0x696E6B62  # "inkb": tells a knowledge base from any other SQLite file
 
 # AUTOINCREMENT: an id is never given twice, so a vector index cannot mistake a new passage for an old one.
 # The full-text table keeps no text of its own (content=chunks); the triggers keep it in step.
+# documents.pages is a JSON list of offsets; metadata.value is JSON too, so that 1, "1" and true are three values.
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE documents (
@@ -24,8 +27,16 @@ CREATE TABLE documents (
     title TEXT NOT NULL,
     path TEXT NOT NULL,
     text TEXT NOT NULL,
+    pages TEXT NOT NULL,
     digest TEXT NOT NULL
 );
+CREATE TABLE metadata (
+    "key" TEXT NOT NULL,
+    value TEXT NOT NULL,
+    document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    PRIMARY KEY ("key", value, document)
+) WITHOUT ROWID;
+CREATE INDEX metadata_document ON metadata (document);
 CREATE TABLE chunks (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
@@ -50,6 +61,17 @@ CREATE TRIGGER chunk_removed AFTER DELETE ON chunks BEGIN
     INSERT INTO words (words, rowid, title, text) VALUES ('delete', old.id, old.title, old.text);
 END;
 """
+
+
+def checksum(connection: sqlite3.Connection) -> str:
+    """SHA-256 over every passage's place, title and vector; a text is a slice of a document with a digest."""
+    total = hashlib.sha256()
+    for *place, vector in connection.execute(
+        'SELECT document, number, title, "start", "end", vector FROM chunks JOIN vectors ON chunk = id ORDER BY id'
+    ):
+        total.update(json.dumps(place).encode())
+        total.update(vector)
+    return total.hexdigest()
 
 
 def fts5_missing() -> str | None:

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from attrs import evolve
+from attrs import evolve, field, frozen
 
 from inhouse.errors import PluginError
-from inhouse.protocols import Embedder
+from inhouse.protocols import Embedder, VectorStore
 from inhouse.values import Passage
 from inhouse_knowledge import Options
-from inhouse_knowledge.reader import DocumentRow, Reader
-from inhouse_knowledge.vectors import DIGITS, DenseLeg, Vectors
+from inhouse_knowledge.reader import DocumentRow, Reader, Vectors
 
 LONGEST_QUERY = 4_000  # characters; more than any embedder reads, less than what takes long to tokenise
 DEPTH = 50  # candidates of each leg; more are never needed for k up to 10
+DIGITS = 6  # float32 sums differ from here on: equal scores must count as equal
+
+
+@frozen
+class Legs:
+    """What was found by chunk id: BM25 over the best BM25, and the cosine similarity."""
+
+    words: Mapping[int, float] = field(factory=dict)
+    vectors: Mapping[int, float] = field(factory=dict)
+
+    def fused(self, dense_weight: float, lexical_weight: float) -> list[tuple[int, float]]:
+        """Chunk ids and weighted sums, best first, equal ones by id; a leg without weight is left out."""
+        words = self.words if lexical_weight > 0 else {}
+        vectors = self.vectors if dense_weight > 0 else {}
+        scores = {
+            key: round(lexical_weight * words.get(key, 0.0) + dense_weight * vectors.get(key, 0.0), DIGITS)
+            for key in {**words, **vectors}
+        }
+        return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
 class SqliteKnowledge:
@@ -24,39 +43,41 @@ class SqliteKnowledge:
     The score of a passage is ``dense_weight * cosine + lexical_weight * bm25 / best bm25 of the query``.
     """
 
-    def __init__(self, reader: Reader, embedder: Embedder, dense: DenseLeg | None, options: Options) -> None:
+    def __init__(self, reader: Reader, embedder: Embedder, store: VectorStore | None, options: Options) -> None:
         self._reader = reader
         self._embedder = embedder
-        self._dense = dense
+        self._store = store
         self._options = options
 
-    def search(self, query: str, k: int = 5) -> list[Passage]:
-        """Up to k passages, best first, equal ones in the order of the documents; none for an empty query."""
-        query = query[:LONGEST_QUERY].strip()
-        if k < 1 or not query:
-            return []
-        depth = max(DEPTH, 4 * k)
-        scores: dict[int, float] = {}
-        if self._options.lexical_weight > 0:
-            found = self._reader.lexical(query, depth)
-            best = max((score for _, score in found), default=0.0)
-            if best > 0:
-                scores = {key: self._options.lexical_weight * score / best for key, score in found}
-        if self._dense is not None:
-            self._add_dense(self._dense, scores, query, depth)
-        top = sorted(scores.items(), key=lambda item: (-round(item[1], DIGITS), item[0]))[:k]
-        passages = self._reader.passages([key for key, _ in top])
-        return [evolve(passages[key], score=round(score, DIGITS)) for key, score in top if key in passages]
+    def search(self, query: str, k: int = 5, *, where: Mapping[str, Any] | None = None) -> list[Passage]:
+        """Up to k passages, best first, equal ones in the order of the documents; none for an empty query.
 
-    def _add_dense(self, dense: DenseLeg, scores: dict[int, float], query: str, depth: int) -> None:
-        """Adds the cosine of every candidate, also of those that only the words found."""
+        Only passages of documents whose metadata has, for every key of ``where``, its value or one of its list.
+        Raises ``DataError`` for a value that is no string, number, boolean, or list of those.
+        """
+        legs = self.legs(query, max(DEPTH, 4 * k), where) if k > 0 else Legs()
+        top = legs.fused(self._options.dense_weight, self._options.lexical_weight)[:k]
+        passages = self._reader.passages([key for key, _ in top])
+        return [evolve(passages[key], score=score) for key, score in top if key in passages]
+
+    def legs(self, query: str, depth: int, where: Mapping[str, Any] | None = None) -> Legs:
+        """``depth`` candidates of each leg that has a weight, and the cosines of those that only the words found."""
+        query = query[:LONGEST_QUERY].strip()
+        if not query:
+            return Legs()
+        words: dict[int, float] = {}
+        if self._options.lexical_weight > 0:
+            found = self._reader.lexical(query, depth, where)
+            best = max((score for _, score in found), default=0.0)
+            words = {key: score / best for key, score in found} if best > 0 else {}
+        if self._store is None:
+            return Legs(words)
         vector = embedded(self._embedder, [query])[0]
-        near = dict(dense.search(vector, depth))
-        missing = [key for key in scores if key not in near]
-        ids, vectors = self._reader.vectors(missing)
-        near.update(zip(map(int, ids), map(float, np.round(vectors @ vector, DIGITS)), strict=True))
-        for key, cosine in near.items():
-            scores[key] = scores.get(key, 0.0) + self._options.dense_weight * cosine
+        among = self._reader.allowed(where) if where else None
+        near = dict(self._store.search(vector, depth, among=among))
+        ids, vectors = self._reader.vectors([key for key in words if key not in near])
+        cosines = np.round(vectors @ vector, DIGITS)
+        return Legs(words, near | dict(zip(ids.tolist(), cosines.tolist(), strict=True)))
 
     def count(self) -> int:
         """How many passages there are."""
@@ -66,11 +87,16 @@ class SqliteKnowledge:
         """What is in it, in the order in which it was added."""
         return self._reader.documents()
 
+    @property
+    def reader(self) -> Reader:
+        """The file that it searches."""
+        return self._reader
+
     def close(self) -> None:
         """Closes the file and the vector index; the embedder is its owner's."""
         self._reader.close()
-        if self._dense is not None:
-            self._dense.close()
+        if self._store is not None:
+            self._store.close()
 
 
 def embedded(embedder: Embedder, texts: Sequence[str]) -> Vectors:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from inhouse.errors import ArtifactError
 from inhouse_knowledge.chunking import Chunk
 from inhouse_knowledge.corpus import Document
-from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, explained
+from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, checksum, explained
 
 Vectors = npt.NDArray[np.float32]
 Entry = tuple[Document, Sequence[Chunk], Vectors]
@@ -88,9 +88,13 @@ class Writer:
         run = self._connection.execute
         run("DELETE FROM documents WHERE name = ?", (document.name,))
         row = run(
-            "INSERT INTO documents (name, title, path, text, digest) VALUES (?, ?, ?, ?, ?)",
-            (document.name, document.title, document.path, document.text, document.digest),
+            "INSERT INTO documents (name, title, path, text, pages, digest) VALUES (?, ?, ?, ?, ?, ?)",
+            (document.name, document.title, document.path, document.text, json.dumps(document.pages), document.digest),
         ).lastrowid
+        self._connection.executemany(
+            'INSERT INTO metadata ("key", value, document) VALUES (?, ?, ?)',
+            ((*pair, row) for pair in document.metadata),
+        )
         for number, (chunk, vector) in enumerate(zip(chunks, vectors, strict=True)):
             key = run(
                 'INSERT INTO chunks (document, number, title, text, "start", "end") VALUES (?, ?, ?, ?, ?, ?)',
@@ -113,7 +117,7 @@ class Writer:
         aside = target.with_name(f".{target.name}.part")
         with explained(target):
             self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
-            self._set(self._connection, stamp=str(self._stamp()))
+            self._set(self._connection, stamp=str(self._stamp()), checksum=checksum(self._connection))
             aside.unlink(missing_ok=True)
             self._connection.execute("VACUUM INTO ?", (str(aside),))
             with closing(sqlite3.connect(aside)) as copy:

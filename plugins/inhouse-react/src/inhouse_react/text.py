@@ -38,8 +38,12 @@ def resolve_citations(text: str, seen: Mapping[str, Passage]) -> tuple[str, tupl
         passage = seen.get(match[1])
         if passage is None:
             return ""
-        cited.setdefault(passage.document, Citation(passage.document, passage.title, passage.start, passage.end))
+        cited.setdefault(passage.document, _citation(passage))
         return match[0]
 
     cleaned = _CITED.sub(keep, text).strip()
     return cleaned, tuple(cited.values())
+
+
+def _citation(passage: Passage) -> Citation:
+    return Citation(passage.document, passage.title, passage.start, passage.end, passage.page)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
 from inhouse import ToolSpec, hookimpl
+
+
+def _plain(instance: object, attribute: object, where: dict[str, Any]) -> None:
+    for key, value in where.items():
+        for each in value if isinstance(value, list) else [value]:
+            if not isinstance(each, (str, int, float)):
+                raise ValueError(f"where: {key!r} is {each!r}, no string, number or boolean")
 
 
 @frozen
@@ -19,6 +26,11 @@ class SearchOptions:
         default=3,
         validator=[validators.ge(1), validators.le(20)],
         metadata={"help": "passages shown at most"},
+    )
+    where: dict[str, Any] = field(
+        factory=dict,
+        validator=_plain,
+        metadata={"help": "only documents whose metadata has each of these values (one of a list)"},
     )
 
 

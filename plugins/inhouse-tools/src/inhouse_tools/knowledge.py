@@ -35,7 +35,7 @@ class SearchKnowledge:
         problem = argument_error(self.schema, arguments)
         if problem is not None:
             return Observation(f"error: {problem}", error=True)
-        passages = tuple(self.knowledge.search(arguments["query"], self.options.results))
+        passages = tuple(self.knowledge.search(arguments["query"], self.options.results, where=self.options.where))
         if not passages:
             return Observation("no match")
         return Observation(" | ".join(_shown(passage) for passage in passages), passages)

@@ -1,0 +1,95 @@
+"""``inhouse knowledge`` on a base that a real recipe made, with the real embedder and the real graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.distributions import inhouse
+
+RECIPE = """\
+name = "shop"
+[data]
+use = "jsonl"
+[data.jsonl]
+corpus = "corpus.jsonl"
+[knowledge]
+use = "sqlite"
+"""
+ROWS = [
+    {"id": "north", "text": "Boots are sent back within 30 days.", "title": "Returns", "metadata": {"tenant": "north"}},
+    {"id": "south", "text": "Boots are sent back within 14 days.", "title": "Returns", "metadata": {"tenant": "south"}},
+    {"id": "tents", "text": "Tents have a warranty of three years on the poles.", "title": "Tents"},
+]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(each) + "\n" for each in ROWS), encoding="utf-8")
+    early = inhouse(["knowledge", "search", "boots"], cwd=folder)
+    assert early.returncode == 2
+    assert "the knowledge base is not made yet" in early.stderr
+    assert "inhouse run recipe.toml --until knowledge" in early.stderr
+    made = inhouse(["run", "-q"], cwd=folder)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+def test_search(shop: Path) -> None:
+    made = inhouse(["knowledge", "search", "how long can I return boots", "--json"], cwd=shop)
+    assert made.returncode == 0, made.stderr
+    assert {each["document"] for each in json.loads(made.stdout)[:2]} == {"north", "south"}
+    made = inhouse(["knowledge", "search", "return boots", "-k", "9", "--where", "tenant=south"], cwd=shop)
+    assert made.stdout.splitlines()[0].split(maxsplit=1)[1] == "[south] 0-35  Returns"
+    assert "[north]" not in made.stdout
+    wrong = inhouse(["knowledge", "search", "boots", "--where", "tenant"], cwd=shop)
+    assert (wrong.returncode, "needs KEY=VALUE" in wrong.stderr) == (2, True)
+
+
+def test_doctor_mends_the_index(shop: Path) -> None:
+    well = inhouse(["knowledge", "doctor", "--json"], cwd=shop)
+    assert well.returncode == 0, well.stderr
+    assert {each["state"] for each in json.loads(well.stdout)} == {"ok"}
+    (graph,) = (shop / ".inhouse" / "artifacts").rglob("hnswlib-*.bin")
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-1] + b"\0" if whole[-1] else whole[:-1] + b"\1")
+    ill = inhouse(["knowledge", "doctor"], cwd=shop)
+    assert ill.returncode == 1
+    assert "inhouse knowledge doctor --mend" in ill.stderr
+    mended = inhouse(["knowledge", "doctor", "--mend"], cwd=shop)
+    assert mended.returncode == 0, mended.stderr
+    assert graph.read_bytes() == whole
+    assert inhouse(["artifacts", "--verify"], cwd=shop).returncode == 0
+
+
+def test_tune(shop: Path) -> None:
+    rows = [("send boots back to the north", "north"), ("warranty of a tent", "tents"), ("poles", "tents")]
+    text = "".join(json.dumps({"question": asked, "document": name}) + "\n" for asked, name in rows)
+    (shop / "questions.jsonl").write_text(text, encoding="utf-8")
+    made = inhouse(["knowledge", "tune", "questions.jsonl", "--chunk-tokens", "64", "--json"], cwd=shop)
+    assert made.returncode == 0, made.stderr
+    told = json.loads(made.stdout)
+    assert told["questions"] == 3
+    assert {row["chunk_tokens"] for row in told["rows"]} == {64, 200}
+    assert max(row["ndcg_10"] for row in told["rows"]) == told["best"]["ndcg_10"]
+    shown = inhouse(["knowledge", "tune", "questions.jsonl"], cwd=shop)
+    assert "3 questions are few" in shown.stderr
+    *_, command = shown.stdout.splitlines()
+    assert command.startswith("inhouse run recipe.toml --set knowledge.sqlite.chunk_tokens=200 --set knowledge.sqlite.")
+    again = inhouse([*command.split()[1:], "-q"], cwd=shop)
+    assert again.returncode == 0, again.stderr
+    few = inhouse(["knowledge", "tune"], cwd=shop)
+    assert (few.returncode, "no question can be made" in few.stderr) == (2, True)
+    sizes = inhouse(["knowledge", "tune", "--chunk-tokens", "64"], cwd=shop)
+    assert (sizes.returncode, "sizes cannot be compared" in sizes.stderr) == (2, True)
+
+
+def test_a_recipe_without_a_base(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE.split("[knowledge]", maxsplit=1)[0], encoding="utf-8")
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(ROWS[0]), encoding="utf-8")
+    made = inhouse(["knowledge", "doctor"], cwd=tmp_path)
+    assert (made.returncode, "the recipe has no knowledge base" in made.stderr) == (2, True)

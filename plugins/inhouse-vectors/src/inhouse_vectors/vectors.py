@@ -1,0 +1,75 @@
+"""What vector stores share: unit vectors, ids that are checked, and the order of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from inhouse.errors import DataError
+from inhouse.protocols import Matrix
+
+Ids = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+Hit = tuple[int, float]
+"""An id, and its cosine similarity in steps of 1e-6."""
+
+LARGEST_ID = (1 << 48) - 1
+DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
+
+
+def unit(vectors: Matrix, dimension: int) -> Vectors:
+    """float32 (n, dimension) of length 1; a zero vector stays zero and is similar to nothing.
+
+    Raises ``ValueError`` for another shape and ``DataError`` for NaN or infinity.
+    """
+    rows = np.array(vectors, dtype=np.float32, order="C", ndmin=2)
+    if rows.size == 0:
+        return rows.reshape(0, dimension)
+    if rows.ndim != 2 or rows.shape[1] != dimension:
+        raise ValueError(f"vectors of shape {rows.shape} do not fit dimension {dimension}")
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"vector {int(bad[0])} of {len(rows)} holds NaN or infinity",
+            hint="check the embedder: its model gives numbers that are none",
+        )
+    # Scaling by the largest entry first keeps the squares of huge and of tiny vectors in range.
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    rows /= np.where(largest > 0, largest, 1)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.where(length > 0, length, 1)
+    return rows
+
+
+def checked(ids: Sequence[int], count: int) -> Ids:
+    """The ids as int64 (count,). Raises ``ValueError`` unless they are ``count`` different ones in [1, 2^48)."""
+    keys = np.asarray(ids, np.int64)
+    if len(keys) != count:
+        raise ValueError(f"{len(keys)} ids for {count} vectors")
+    if len(np.unique(keys)) != len(keys):
+        raise ValueError("the same id twice in one call")
+    if len(keys) and not (keys.min() >= 1 and keys.max() <= LARGEST_ID):
+        raise ValueError("ids have to lie between 1 and 2^48 - 1")
+    return keys
+
+
+def one(vector: Matrix, dimension: int) -> Vectors:
+    """The unit vector of a query, float32 (dimension,). Raises as :func:`unit` does."""
+    rows = unit(vector, dimension)
+    if len(rows) != 1:
+        raise ValueError(f"one vector at a time, not {len(rows)}")
+    return rows[0]
+
+
+def ranked(ids: Ids, scores: Vectors, k: int) -> list[Hit]:
+    """The best k of (id, similarity), best first, equal ones by id; ``ids`` int64 (n,), ``scores`` float32 (n,)."""
+    if k < 1:
+        return []
+    scores = np.round(scores, DIGITS)
+    kept = np.arange(len(scores))
+    if k < len(scores):  # the k-th best and all that equal it, so that ties do not depend on the partition
+        kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    order = kept[np.lexsort((ids[kept], -scores[kept]))][:k]
+    return [(int(ids[at]), float(scores[at])) for at in order]

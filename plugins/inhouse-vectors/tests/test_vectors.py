@@ -1,0 +1,51 @@
+"""The store that is the measure of the others, and the arithmetic that stores share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inhouse_testing import conformance, stores
+from inhouse_vectors import inhouse_vector_stores
+from inhouse_vectors.exact import ExactStore
+from inhouse_vectors.vectors import ranked
+
+
+def test_declares_one_store_without_loading_numpy() -> None:
+    conformance.check_light("inhouse_vectors")
+    (spec,) = inhouse_vector_stores()
+    conformance.check_spec(spec)
+    assert (spec.name, spec.kind) == ("exact", "vector_store")
+
+
+@pytest.mark.parametrize("check", stores.CHECKS)
+def test_it_is_a_vector_store(check: Callable[[stores.Make, Path], None], tmp_path: Path) -> None:
+    check(ExactStore, tmp_path)
+    assert not list(tmp_path.iterdir()), "it keeps nothing"
+
+
+def test_it_says_what_is_wrong_with_a_call(tmp_path: Path) -> None:
+    store = ExactStore()
+    with pytest.raises(ValueError, match="not open"):
+        store.count()
+    store.open(tmp_path, dimension=4, generation=1)
+    with pytest.raises(ValueError, match="one vector at a time"):
+        store.search(np.ones((2, 4)), 1)
+    with pytest.raises(ValueError, match="do not fit dimension 4"):
+        store.search(np.ones(3), 1)
+    store.close()
+    with pytest.raises(ValueError, match="not open"):
+        store.search(np.ones(4), 1)
+
+
+@given(scores=st.lists(st.sampled_from([0.1, 0.1 + 1e-9, 0.5, -1.0]), max_size=30), k=st.integers(-1, 40))
+def test_ranked_is_a_stable_sort(scores: list[float], k: int) -> None:
+    ids = np.arange(len(scores), 0, -1)
+    hits = [(int(key), float(np.round(np.float32(score), 6))) for key, score in zip(ids, scores, strict=True)]
+    expected = sorted(hits, key=lambda hit: (-hit[1], hit[0]))[: max(k, 0)]
+    assert ranked(ids, np.array(scores, np.float32), k) == expected
