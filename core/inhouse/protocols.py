@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 Matrix: TypeAlias = Any
 """A C-contiguous float32 array of shape (rows, dimension); core does not import numpy."""
+Ids: TypeAlias = Any
+"""Ascending ids: a sequence of integers, or an int64 array."""
 
 
 # --- artifacts and the step -------------------------------------------------------------------------
@@ -235,8 +237,8 @@ class VectorStore(Protocol):
     def delete(self, ids: Sequence[int]) -> None:
         """Forgets ids; those that are not there are passed over."""
 
-    def search(self, vector: Matrix, k: int, *, among: Sequence[int] | None = None) -> list[tuple[int, float]]:
-        """Up to k (id, cosine similarity), best first, of the ascending ids ``among``; fewer only when fewer are."""
+    def search(self, vector: Matrix, k: int, *, among: Ids | None = None) -> list[tuple[int, float]]:
+        """Up to k (id, cosine similarity), best first, of the ids ``among`` if given; fewer only if fewer are left."""
 
     def count(self) -> int: ...
 

@@ -26,6 +26,13 @@ LINEAGE = {
     "processor": "",
     "cores": 2,
     "installed": {},
+    "gates": {
+        "gates": {
+            "fit": {"passed": True, "measured": "301 MB | resident", "accepted": False, "state": "passed"},
+            "survival": {"passed": False, "measured": HOSTILE, "accepted": True, "state": "failed"},
+            "task": {"passed": True, "measured": "no tasks", "accepted": False, "state": "skipped"},
+        }
+    },
 }
 
 
@@ -121,6 +128,21 @@ def test_says_what_was_measured(page: str) -> None:
     assert "does not cite [returns]" in page
     assert page.count("<svg") == 3
     assert "It did not pass its gate: at least 65 %" in page
+
+
+def test_page_and_card_have_a_row_for_each_gate() -> None:
+    page, text = html(content({})), card(content({}))
+    assert "<tr><td>fit</td><td>passed</td><td>301 MB | resident</td></tr>" in page
+    assert "<td>survival</td><td>failed, accepted</td><td>&lt;script&gt;" in page
+    assert "<td>task</td><td>skipped</td>" in page
+    header, rule, fit, survival, task = text[text.index("| gate |") :].splitlines()[:5]
+    assert (header, rule) == ("| gate | state | measured |", "|---|---|---|")
+    assert fit == r"| fit | passed | 301 MB \| resident |"
+    assert survival.startswith("| survival | failed, accepted | ")
+    assert task == "| task | skipped | no tasks |"
+    unjudged = content({}, lineage={**LINEAGE, "gates": {}})
+    assert "Nothing judged whether" in html(unjudged)
+    assert "Nothing judged whether" in card(unjudged)
 
 
 def test_the_same_bytes_each_time(page: str, tmp_path: Path) -> None:

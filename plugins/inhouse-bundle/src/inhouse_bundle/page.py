@@ -73,6 +73,12 @@ class Content:
         return sorted({kind for model in self.models for kind in model.kinds})
 
     @property
+    def gates(self) -> list[dict[str, str]]:
+        """What was judged: name, state and what was measured; of several steps, in their order."""
+        judged = [row for found in self.lineage["gates"].values() for row in found.items()]
+        return [{"name": name, "state": words.gate(each), "measured": each["measured"]} for name, each in judged]
+
+    @property
     def pairs(self) -> list[dict[str, Any]]:
         """Paired comparisons: two models on the same tasks."""
         given = self.report.get("paired")

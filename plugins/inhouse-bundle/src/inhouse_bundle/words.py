@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+from inhouse.values import Json
 
 _DASH = "–"
 
@@ -51,3 +54,9 @@ def markdown(value: object) -> str:
     """Text for one line or table cell of Markdown, with nothing in it that Markdown or HTML acts on."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     return re.sub(r"([\\`*\[\]<>|&#!~$])", r"\\\1", line)
+
+
+def gate(judged: Mapping[str, Json]) -> str:
+    """``passed``, ``failed, accepted`` …: how a gate of the lineage stands."""
+    state = str(judged.get("state") or ("passed" if judged["passed"] else "failed"))
+    return f"{state}, accepted" if judged["accepted"] and not judged["passed"] else state

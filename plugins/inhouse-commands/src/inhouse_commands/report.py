@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ def command(key: str | None, home: str | None, as_json: bool) -> None:
     if report.get("tasks"):
         click.echo()
         table(_models(report), ("model", "type", "solved", "interval", "loss", "file", "memory", "tok/s", "runtime"))
+    if report["gates"]:
+        click.echo()
+        table([tuple(each.values()) for each in report["gates"]], ("gate", "state", "measured"))
     click.echo(f"\npeak memory: {human_bytes(report['peak_memory_bytes'])}")
     if report["error"]:
         click.echo(f"failed: {report['error']}")
@@ -54,10 +58,20 @@ def _report(record: runs.RunRecord) -> dict[str, Any]:
         "recipe": record.recipe,
         "seconds": record.seconds,
         "steps": [asdict(each, filter=lambda a, _: a.name not in ("options", "meta")) for each in record.steps],
+        "gates": [row for each in record.steps for row in _gates(each.meta.get("gates"))],
         "peak_memory_bytes": record.peak_memory_bytes,
         "bundle": record.bundle,
         "error": record.error,
     }
+
+
+def _gates(noted: Any) -> Iterator[dict[str, str]]:
+    """What an evaluator noted as ``gates``; anything else is none."""
+    for name, each in noted.items() if isinstance(noted, Mapping) else ():
+        if isinstance(each, Mapping) and isinstance(each.get("passed"), bool):
+            state = str(each.get("state", "passed" if each["passed"] else "failed"))
+            accepted = ", accepted" if each.get("accepted") and not each["passed"] else ""
+            yield {"gate": str(name), "state": f"{state}{accepted}", "measured": str(each.get("measured", ""))}
 
 
 def _models(report: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ label and its old one is marked deleted. A label is ``id + (version << 48)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import hnswlib  # type: ignore[import-untyped]
 import numpy as np
@@ -107,7 +107,7 @@ class Graph:
         found = self.index.get_items(np.array([self.labels[key] for key in ids]))
         return keys, np.asarray(found, dtype=np.float32)
 
-    def search(self, query: Vectors, k: int, among: Sequence[int] | None = None) -> list[Hit]:
+    def search(self, query: Vectors, k: int, among: Iterable[int] | None = None) -> list[Hit]:
         """Up to k (id, similarity) for a unit vector, best first; of the ascending ids ``among`` if given."""
         allowed = None if among is None else [key for key in map(int, among) if key in self.labels]
         left = len(self.labels) if allowed is None else len(allowed)

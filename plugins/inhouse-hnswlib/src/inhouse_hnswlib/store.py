@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from inhouse.errors import ResourceError
 from inhouse.protocols import Matrix
@@ -73,7 +74,7 @@ class HnswlibStore:
                 graph.delete(ids)
             self._compact()
 
-    def search(self, vector: Matrix, k: int, *, among: Sequence[int] | None = None) -> list[tuple[int, float]]:
+    def search(self, vector: Matrix, k: int, *, among: Any = None) -> list[tuple[int, float]]:
         """Up to k (id, cosine similarity in steps of 1e-6), best first, equal ones by id.
 
         Of the ascending ids ``among`` if given. Fewer than k only when fewer are left.

@@ -60,10 +60,10 @@ def made(recipe: str, sets: Sequence[str], home: str | None) -> Made:
 def search(query: str, k: int, filters: Sequence[str], as_json: bool, **more: Any) -> None:
     """Show what the base finds for QUERY, with scores."""
     where: dict[str, list[Any]] = {}
-    for each in filters:
-        key, equals, value = each.partition("=")
+    for text in filters:
+        key, equals, value = text.partition("=")
         if not equals:
-            raise RecipeError("needs KEY=VALUE", where=f"--where {each}", hint="--where tenant=north")
+            raise RecipeError("needs KEY=VALUE", where=f"--where {text}", hint="--where tenant=north")
         where.setdefault(key, []).append(parse_value(value))
     found = made(more["recipe"], more["sets"], more["home"])
     with closing(LiveServices(found.plan.answering)) as services:

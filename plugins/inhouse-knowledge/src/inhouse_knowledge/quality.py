@@ -128,9 +128,9 @@ def _score(
 ) -> Score:
     orders = [[owners[key] for key, _ in legs.fused(dense, lexical)[:CUT]] for legs in found]
     ranks = [list(_ranks(order, each.documents)) for order, each in zip(orders, questions, strict=True)]
-    recall = [sum(any(at <= k for at in each) for each in ranks) / len(ranks) for k in (1, 5)]
+    first, fifth = (sum(any(at <= k for at in each) for each in ranks) / len(ranks) for k in (1, 5))
     gains = [_gain(each) / _gain(range(1, len(one.documents) + 1)) for each, one in zip(ranks, questions, strict=True)]
-    return Score(dense, lexical, *recall, tuple(gains))
+    return Score(dense, lexical, first, fifth, tuple(gains))
 
 
 def _ranks(order: Sequence[str], wanted: frozenset[str]) -> Iterator[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from attrs import frozen
@@ -64,7 +65,7 @@ class ExactStore:
             kept = ~np.isin(held.ids, np.asarray(ids, np.int64))
             self._held = _Held(held.ids[kept], held.vectors[kept])
 
-    def search(self, vector: Matrix, k: int, *, among: Sequence[int] | None = None) -> list[Hit]:
+    def search(self, vector: Matrix, k: int, *, among: Any = None) -> list[Hit]:
         """Up to k (id, cosine similarity in steps of 1e-6), best first, equal ones by id."""
         held = self._opened()
         query = one(vector, self._dimension)

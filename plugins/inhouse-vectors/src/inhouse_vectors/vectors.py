@@ -60,7 +60,8 @@ def one(vector: Matrix, dimension: int) -> Vectors:
     rows = unit(vector, dimension)
     if len(rows) != 1:
         raise ValueError(f"one vector at a time, not {len(rows)}")
-    return rows[0]
+    found: Vectors = rows[0]
+    return found
 
 
 def ranked(ids: Ids, scores: Vectors, k: int) -> list[Hit]:
