@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 _COMMANDS = {"inhouse-commands": "init plan report step config artifacts events doctor verify diff reproduce"}
 _BRINGS = {
-    "source": {"inhouse-smollm2": "smollm2 local hub", "inhouse-data": "jsonl"},
+    "source": {"inhouse-smollm2": "smollm2 local hub", "inhouse-data": "jsonl", "inhouse-documents": "documents"},
     "trainer": {"inhouse-torch": "pretrain scratch", "inhouse-peft": "lora"},
     "quantizer": {"inhouse-gguf": "gguf gguf-adapter", "inhouse-bitsandbytes": "bitsandbytes"},
     "runtime": {"inhouse-llamacpp": "llamacpp", "inhouse-transformers": "transformers"},
