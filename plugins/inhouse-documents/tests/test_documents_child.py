@@ -153,7 +153,8 @@ from inhouse_documents import Options
 from inhouse_documents.source import DocumentsSource
 def before(name):
     if name == sys.argv[4]:
-        print(*[each for each in os.popen(f"ps -o pid= --ppid {os.getpid()}").read().split()], flush=True)
+        children = Path(f"/proc/self/task/{os.getpid()}/children")
+        print(children.read_text() if children.exists() else "", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 DocumentsSource(Options(Path(sys.argv[2]))).produce(FolderStep(Path(sys.argv[3]), before=before))
 """

@@ -254,7 +254,7 @@ def test_csv_that_stops_being_csv() -> None:
 
 def test_jsonl_rows() -> None:
     lines = [
-        b'\xef\xbb\xbf{"text": "one", "id": "x", "title": "One", "metadata": {"tenant": "north", "deep": {}}}',
+        b'\xef\xbb\xbf{"text": "one", "id": "x", "title": "One", "metadata": {"tenant": "north", "years": [1, 2.5]}}',
         b'{"text": "two", "id": 2, "title": null, "metadata": null}',
         b"",
         b'{"text": 3}',
@@ -262,15 +262,17 @@ def test_jsonl_rows() -> None:
         b"[" * 100_000,
         b'{"text": "\xff"}',
         b'{"text": "' + b"x" * 200_000 + b'"}',
-        b'{"text": "last", "metadata": [1]}',
+        b'{"text": "a", "metadata": [1]}',
+        b'{"text": "a", "metadata": {"deep": {}}}',
+        b'{"text": "last", "metadata": {}}',
     ]
     findings = Findings()
     rows = list(jsonl_rows(io.BytesIO(b"\n".join(lines)), HERE, findings, 150_000))
     assert [(row.place.line, row.id, row.title, row.text) for row in rows] == [
-        (1, "x", "One", "one"), (2, "2", "", "two"), (9, "", "", "last"),
+        (1, "x", "One", "one"), (2, "2", "", "two"), (11, "", "", "last"),
     ]  # fmt: skip
-    assert rows[0].metadata == {"tenant": "north", "deep": {}}
-    assert findings.counts == {"no-text": 1, "json": 2, "encoding": 1, "too-large": 1, "metadata": 1}
+    assert rows[0].metadata == {"tenant": "north", "years": [1, 2.5]}
+    assert findings.counts == {"no-text": 1, "json": 2, "encoding": 1, "too-large": 1, "metadata": 2}
 
 
 def test_front_matter() -> None:

@@ -80,6 +80,14 @@ def test_the_recipes_metadata_goes_before_a_documents(tmp_path: Path) -> None:
     assert rows["boots"]["metadata"] == {"tenant": "north", "open": True}
 
 
+def test_front_matter_that_is_nested_is_passed_over(tmp_path: Path) -> None:
+    folder = write(tmp_path / "docs", {"a.md": "---\ntitle: 2025\nowner:\n  name: Ada\nyear: 2025\n---\nText."})
+    step = read(folder, tmp_path / "out")
+    assert step.rows()["a"] == {"id": "a", "title": "2025", "text": "Text.", "path": "a.md", "metadata": {"year": 2025}}
+    assert step.facts["findings"] == {"front-matter": 1}
+    assert step.notices[0].startswith("front-matter: a.md: front matter of owner is nested")
+
+
 def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     one, two = (read(shop(tmp_path / name), tmp_path / f"out-{name}") for name in ("b", "a"))
     assert one.corpus == two.corpus
@@ -159,6 +167,16 @@ def test_copies(tmp_path: Path) -> None:
     assert any(line.startswith("near-duplicate: c.html: is 100%") and "1 more" in line for line in step.notices)
     exact = read(folder, tmp_path / "exact", near_duplicates=1.0)
     assert list(exact.rows()) == ["a", "c", "d", "e", "prices-2", "prices-3", "prices-4"]
+
+
+def test_what_another_tenant_may_see_is_no_copy(tmp_path: Path) -> None:
+    rows = [{"text": TEXT + end, "metadata": {"tenant": who}} for end in ("", " more") for who in ("north", "south")]
+    folder = write(tmp_path / "docs", {"a.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
+    step = read(folder, tmp_path / "out")
+    assert {name: row["metadata"]["tenant"] for name, row in step.rows().items()} == {"a-1": "north", "a-2": "south"}
+    assert {path: step.reason(path).rpartition(" the same as ")[2] for path in step.skipped()} == {
+        "a.jsonl:3": "a.jsonl:1 (estimated)", "a.jsonl:4": "a.jsonl:2 (estimated)",
+    }  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)

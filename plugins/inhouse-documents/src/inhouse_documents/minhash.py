@@ -51,8 +51,11 @@ def rows(similar: float) -> int:
     return next(fits, 1)
 
 
-def bands(of: bytes, width: int) -> list[int]:
-    """Keys under which a text is looked up: two texts with one in common may be similar. None for no words."""
+def bands(of: bytes, width: int, group: bytes = b"") -> list[int]:
+    """Keys under which a text is looked up: two texts with one in common may be similar. None for no words.
+
+    Texts of different groups have none in common.
+    """
     least = _read(of)
     full = [at for at in range(BINS) if least[at] != EMPTY]
     if not full:
@@ -68,7 +71,7 @@ def bands(of: bytes, width: int) -> list[int]:
     keys = []
     for at in range(0, BINS, width):
         band = at.to_bytes(2, "little") + values[at : at + width].tobytes()
-        keys.append(int.from_bytes(hashlib.blake2b(band, digest_size=8).digest(), "little", signed=True))
+        keys.append(int.from_bytes(hashlib.blake2b(band, digest_size=8, key=group).digest(), "little", signed=True))
     return keys
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from inhouse_documents import frontmatter, storable, walk
+from inhouse_documents import frontmatter, walk
 from inhouse_documents.cache import Cache
 from inhouse_documents.decode import clean, encoding, one_line
 from inhouse_documents.findings import Findings, Place
@@ -107,11 +107,15 @@ class Reader:
         front, text = frontmatter.FrontMatter(), result.text
         if kind == "markdown":
             front, text = frontmatter.split(text)
-            self._passed(front.passed, place)
+            if front.passed:
+                said = one_line(
+                    f"front matter of {', '.join(front.passed[:5])} is nested or quoted oddly; read without it"
+                )
+                self._findings.add("front-matter", place, said, "kept")
         if not result.pages:  # their offsets are of the text as it is
             text = text.strip()
         own = front.values.pop("title", "")
-        title = result.title or (own if isinstance(own, str) else "") or _title(text, kind)
+        title = result.title or (str(own) if isinstance(own, (str, int, float)) else "") or _title(text, kind)
         yield Document(
             place, (name,), one_line(title) or PurePosixPath(place.name).stem, text, front.values, result.pages
         )
@@ -122,16 +126,10 @@ class Reader:
             self._findings.add(what, row.place, message, "mended")
         numbered = f"{name}-{row.place.line}"
         own, title = one_line(clean(row.id)[0]), one_line(clean(row.title)[0])
-        good = {clean(key)[0]: _cleaned(value) for key, value in row.metadata.items() if key and storable(value)}
-        self._passed([key for key, value in row.metadata.items() if not key or not storable(value)], row.place)
+        metadata = {clean(key)[0]: _cleaned(value) for key, value in row.metadata.items()}
         ids = (own, numbered) if own else (numbered,)
         shown = title or f"{PurePosixPath(name).name} {row.place.line}"
-        yield Document(row.place, ids, shown, text.strip(), good, near=near)
-
-    def _passed(self, keys: list[str], place: Place) -> None:
-        if keys:
-            said = f"{', '.join(map(one_line, keys[:3]))}: neither string, number, true, false nor a list of those"
-            self._findings.add("metadata", place, f"metadata {clean(said)[0]}; read without it", "kept")
+        yield Document(row.place, ids, shown, text.strip(), metadata, near=near)
 
 
 def _cleaned(value: Any) -> Any:

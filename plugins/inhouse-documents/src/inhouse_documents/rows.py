@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TextIO
 
 from attrs import field, frozen
 
+from inhouse_documents import storable
 from inhouse_documents.decode import encoding, one_line
 from inhouse_documents.findings import Findings, Place
 
@@ -122,9 +123,10 @@ def jsonl_rows(stream: BinaryIO, place: Place, findings: Findings, longest: int)
         if not isinstance(text, str) or not isinstance(title or "", str):
             findings.add("no-text", here, 'has no "text" that is a string')
             continue
-        if not isinstance(given or {}, dict):
-            findings.add("metadata", here, '"metadata" is no object; read without it', "kept")
-            given = None
+        if given is not None and not (isinstance(given, dict) and all(map(storable, given.values()))):
+            said = "has metadata that is no object of strings, numbers, booleans or lists of those"
+            findings.add("metadata", here, said)
+            continue
         own = row.get("id")
         named = str(own) if isinstance(own, (str, int)) and not isinstance(own, bool) else ""
         yield Row(here, text, title or "", named, given or {})

@@ -52,17 +52,21 @@ class Seen:
         self._similar = similar
         self._width = minhash.rows(similar)
 
-    def copied(self, text: str, place: str, *, near: bool = True) -> Copy | None:
-        """What the text is a copy of; else it is remembered. ``near``: whether a similar one counts as one."""
-        words = " ".join(text.split()).encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(words, digest_size=16).digest()
+    def copied(self, text: str, place: str, *, among: str = "", near: bool = True) -> Copy | None:
+        """What the text is a copy of; else it is remembered. ``near``: whether a similar one counts as one.
+
+        Only texts with the same ``among`` are copies of each other.
+        """
+        group = hashlib.blake2b(among.encode("utf-8"), digest_size=16).digest()
+        words = " ".join(text.split()).encode("utf-8")
+        digest = hashlib.blake2b(words, digest_size=16, key=group).digest()
         same = self._connection.execute("SELECT place FROM documents WHERE digest = ?", (digest,)).fetchone()
         if same:
             return Copy(same[0], 1.0, exact=True)
         signature, keys = b"", []
         if near and self._similar < 1:
             signature = minhash.signature(text)
-            keys = minhash.bands(signature, self._width)
+            keys = minhash.bands(signature, self._width, group)
             nearest = self._nearest(signature, keys)
             if nearest:
                 return nearest

@@ -100,7 +100,9 @@ class DocumentsSource:
         if not document.text.strip():
             findings.add("empty-text", document.place, "has no text")
             return False
-        copy = seen.copied(document.text, document.place.short, near=document.near)
+        # What another tenant may see is no copy: without it, that tenant would find nothing.
+        among = json.dumps(document.metadata, sort_keys=True)
+        copy = seen.copied(document.text, document.place.short, among=among, near=document.near)
         if copy is None:
             return True
         if copy.exact:
