@@ -38,7 +38,7 @@ def signalling(number: int, when: Callable[[int], bool]) -> tuple[Parser, list[i
     hit: list[int] = []
     calls = [0]
 
-    def waiting() -> None:
+    def waiting(_: str) -> None:
         calls[0] += 1
         if parser.pid and when(calls[0]):
             hit.append(parser.pid)
@@ -111,7 +111,7 @@ def test_a_child_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_stopping_ends_the_child() -> None:
-    def waiting() -> None:
+    def waiting(_: str) -> None:
         if parser._served:
             raise Interrupted("stopped")
 
@@ -119,6 +119,17 @@ def test_stopping_ends_the_child() -> None:
     with pytest.raises(Interrupted), parser:
         parse(parser, b"<p>" + b"<i>word</i> " * 300_000)
     assert parser.pid is None
+
+
+def test_a_long_pdf_has_more_time_and_says_where_it_is() -> None:
+    assert [Limits(60, 0, 0).allowed(pages) for pages in (0, 99, 100, 350, 5000)] == [60, 60, 120, 240, 600]
+    said: list[str] = []
+    with Parser(Limits(2, 512 << 20, 50_000_000), said.append) as parser:
+        long = pdf(["\n".join(f"line {at} of page {page}" for at in range(20)) for page in range(900)])
+        found = parse(parser, long, "pdf")
+        assert isinstance(found, Parsed), found
+        assert len(found.pages) == 900
+    assert any(each.endswith(" of 900") for each in said)
 
 
 def handbook(folder: Path) -> Path:
@@ -180,6 +191,8 @@ def test_killed_it_goes_on_to_the_same_bytes(
     whole = read(folder, tmp_path / "whole")
     assert again.corpus == whole.corpus
     assert again.facts == whole.facts
+    if Path("/proc/self/task").exists():
+        assert bool(killed.stdout.split()) == (done > 0)
     for pid in killed.stdout.split():
         for _ in range(600):  # it ends when it sees that nobody is there
             if not alive(int(pid)):

@@ -17,7 +17,7 @@ from inhouse_documents import frontmatter
 from inhouse_documents.decode import clean, encoding, markup
 from inhouse_documents.findings import Findings, Place
 from inhouse_documents.limits import Limits
-from inhouse_documents.parsed import Parsed, Refused, dumps, loads
+from inhouse_documents.parsed import Parsed, Refused, dumps, loads, pages
 from inhouse_documents.parser import Parser
 from inhouse_documents.rows import csv_rows, jsonl_rows
 from inhouse_documents.sniff import sniff
@@ -342,6 +342,15 @@ def test_clean_text_can_be_stored(text: str) -> None:
 def test_answers_of_the_child_are_not_trusted(line: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         loads(line)
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"page": 0, "of": 1}', b'{"page": 2, "of": 1}', b'{"page": true, "of": 1}', b"[]", b"{"]
+)
+def test_pages_that_cannot_be(line: bytes) -> None:
+    assert pages(b'{"page": 1, "of": 2}') == (1, 2)
+    with pytest.raises(ValueError):  # noqa: PT011
+        pages(line)
 
 
 def test_content_tells_the_kind() -> None:

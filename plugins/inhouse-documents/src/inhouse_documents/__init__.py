@@ -65,7 +65,10 @@ class Options:
     seconds: int = field(
         default=60,
         validator=[validators.ge(1), validators.le(86_400)],
-        metadata={"help": "most seconds that parsing a PDF, DOCX or HTML file may take"},
+        metadata={
+            "help": "most seconds that parsing a PDF, DOCX or HTML file may take; a PDF has as much again for each"
+            " hundred pages, up to ten times"
+        },
     )
     memory: str = field(
         default="1GiB",

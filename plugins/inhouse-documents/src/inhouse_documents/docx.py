@@ -44,7 +44,7 @@ class _Bomb(Exception):
     pass
 
 
-def parse(stream: BinaryIO, unpacked: int) -> Parsed | Refused:
+def parse(stream: BinaryIO, unpacked: int, _: object = None) -> Parsed | Refused:
     """The text with headings, lists, tables and footnotes; no pictures, headers and footers."""
     try:
         with zipfile.ZipFile(stream) as archive:

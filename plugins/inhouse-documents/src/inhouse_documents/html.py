@@ -24,7 +24,7 @@ INDENTS = 8  # levels of lists that are shown as such
 NO_DISPLAY = re.compile(r"display\s*:\s*none", re.I)
 
 
-def parse(stream: BinaryIO, unpacked: int) -> Parsed | Refused:
+def parse(stream: BinaryIO, unpacked: int, _: object = None) -> Parsed | Refused:
     """The text of a page, without scripts, styles, navigation and what is hidden."""
     data = stream.read(unpacked + 1)
     if len(data) > unpacked:

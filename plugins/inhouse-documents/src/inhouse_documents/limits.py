@@ -16,6 +16,10 @@ REFUSED = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
+PAGES = 100
+LONGEST = 10
+
+
 @frozen
 class Limits:
     """``seconds`` of one file, bytes of ``memory`` (address space) of the process, bytes that one file unpacks to."""
@@ -23,6 +27,10 @@ class Limits:
     seconds: int
     memory: int
     unpacked: int
+
+    def allowed(self, pages: int = 0) -> int:
+        """Seconds for a file of so many pages: as much again for each hundred of them, up to ten times."""
+        return self.seconds * min(LONGEST, 1 + pages // PAGES)
 
 
 def confine(limits: Limits) -> None:

@@ -53,6 +53,15 @@ def loads(line: bytes) -> Parsed | Refused:
         raise ValueError(f"is no result of a parser: {error}") from error
 
 
+def pages(line: bytes) -> tuple[int, int]:
+    """On which page the child is, of how many. Raises ``ValueError``."""
+    row: Any = json.loads(line)
+    page, of = (row.get("page"), row.get("of")) if isinstance(row, dict) else (None, None)
+    if type(page) is not int or type(of) is not int or not 0 < page <= of < 10**6:
+        raise ValueError("no page where one should be")
+    return page, of
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or CONTROL.search(value) or SURROGATE.search(value):
         raise ValueError("no clean text where one should be")

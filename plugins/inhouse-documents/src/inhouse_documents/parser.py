@@ -20,7 +20,7 @@ from attrs import asdict
 
 from inhouse.errors import ResourceError
 from inhouse_documents.limits import Limits
-from inhouse_documents.parsed import Parsed, Refused, loads
+from inhouse_documents.parsed import Parsed, Refused, loads, pages
 
 PARSING_VERSION = 1
 """Part of what a kept result goes by: bump it when the same file gives another text."""
@@ -31,6 +31,7 @@ START_SECONDS = 120
 SERVED = 1000  # files of one child: what a library leaks does not add up
 LOOK = 0.2  # seconds between two looks at whether the user wants to stop
 INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+READ = 1 << 20  # bytes
 PER_CHARACTER = 6  # most bytes of one in JSON
 
 
@@ -45,16 +46,18 @@ class _Ended(Exception):
 class Parser:
     """Parses files in a child process. A context manager; the child goes with it.
 
-    ``waiting`` is called five times a second while the child works; what it raises ends the waiting.
+    ``waiting`` is called five times a second while the child works, with the page it is at (``page 3 of 9``) or
+    nothing; what it raises ends the waiting.
     """
 
-    def __init__(self, limits: Limits, waiting: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, limits: Limits, waiting: Callable[[str], None] = lambda _: None) -> None:
         self.limits = limits
         self.waiting = waiting
         self._child: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._said: IO[bytes] | None = None
         self._served = 0
+        self._heard = bytearray()
 
     def identity(self) -> str:
         """What decides the text of a file besides its bytes."""
@@ -92,35 +95,44 @@ class Parser:
             socket.send_fds(self._link, [json.dumps({"kind": kind}).encode()], [stream.fileno()])
         except OSError as error:
             raise _Ended("crash", "the parser was gone") from error
-        line = self._line(self.limits.seconds)
         try:
-            result = loads(line)
+            result = self._answer()
         except ValueError as error:
             raise _Ended("crash", f"the parser answered nonsense ({error})") from error
         if isinstance(result, Refused) and result.kind == "memory":
             raise _Ended(result.kind, result.reason)
         return result
 
-    def _line(self, seconds: float) -> bytes:
-        """One line of the child's. Raises ``_Ended`` when there is none in that time."""
+    def _answer(self) -> Parsed | Refused:
+        begun, seconds, page = time.monotonic(), self.limits.seconds, ""
+        while True:
+            line = self._line(begun, seconds, page)
+            if not line.startswith(b'{"page"'):
+                return loads(line)
+            number, of = pages(line)
+            seconds, page = self.limits.allowed(of), f"page {number} of {of}"
+            self.waiting(page)
+
+    def _line(self, begun: float, seconds: float, page: str = "") -> bytes:
+        """One line of the child's. Raises ``_Ended`` when there is none so many seconds after ``begun``."""
         child = self._child
         assert child is not None
         assert child.stdout is not None
-        until, line = time.monotonic() + seconds, bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                self.waiting()
-                if time.monotonic() > until:
+            while b"\n" not in self._heard[-READ:]:
+                self.waiting(page)
+                if time.monotonic() > begun + seconds:
                     raise _Ended("time", f"takes longer than {seconds:g} seconds to parse")
                 if not selector.select(LOOK):
                     continue
-                piece = os.read(child.stdout.fileno(), 1 << 20)
+                piece = os.read(child.stdout.fileno(), READ)
                 if not piece:
-                    raise _Ended(*_ending(child.wait(), self.limits))
-                line += piece
-                if len(line) > PER_CHARACTER * self.limits.unpacked + (1 << 20):
+                    raise _Ended(*_ending(child.wait(), seconds))
+                self._heard += piece
+                if len(self._heard) > PER_CHARACTER * self.limits.unpacked + READ:
                     raise _Ended("too-large", "the parser does not stop answering")
+        line, _, self._heard = self._heard.partition(b"\n")
         return bytes(line)
 
     def _start(self) -> None:
@@ -137,7 +149,7 @@ class Parser:
                 env=_environment(os.environ),
             )
         try:
-            self._line(START_SECONDS)
+            self._line(time.monotonic(), START_SECONDS)
         except _Ended as ended:
             self._said.seek(0)
             last = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -151,7 +163,7 @@ class Parser:
         """Ends the child, if there is one, and reaps it."""
         child, link, said = self._child, self._link, self._said
         self._child = self._link = self._said = None
-        self._served = 0
+        self._served, self._heard = 0, bytearray()
         if link is not None:
             link.close()
         if child is not None:
@@ -178,9 +190,9 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
     return kept | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
 
 
-def _ending(code: int, limits: Limits) -> tuple[str, str]:
+def _ending(code: int, seconds: float) -> tuple[str, str]:
     """Kind and reason for a child that ended by itself."""
     if code == -signal.SIGXCPU:
-        return "time", f"takes longer than {limits.seconds} seconds to parse"
+        return "time", f"takes longer than {seconds:g} seconds to parse"
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return "crash", f"the parser died at it ({how})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from pypdf import PdfReader
@@ -24,15 +24,20 @@ NO_TITLE = re.compile(
 """What programs write where the title should be: the name of a file, or nothing."""
 
 
-def parse(stream: BinaryIO, unpacked: int) -> Parsed | Refused:
-    """The text of all pages. Refused: one with a password other than the empty one, and one without text (a scan)."""
+def parse(stream: BinaryIO, unpacked: int, tell: Callable[[int, int], None]) -> Parsed | Refused:
+    """The text of all pages. Refused: one with a password other than the empty one, and one without text (a scan).
+
+    ``tell`` is told each page's number, and how many there are.
+    """
     reader = PdfReader(stream, strict=False)
     if reader.is_encrypted and not reader.decrypt(""):
         return Refused("encrypted", "is protected by a password")
     texts: list[str] = []
     broken: list[int] = []
     size = 0
-    for number in range(1, len(reader.pages) + 1):
+    count = len(reader.pages)
+    for number in range(1, count + 1):
+        tell(number, count)
         try:
             text = reader.pages[number - 1].extract_text()
         except (MemoryError, RecursionError):

@@ -33,8 +33,9 @@ class _Told:
     done: int = 0
     name: str = ""
 
-    def __call__(self) -> None:
-        self.step.progress(self.done, self.total, unit="file", note=self.name)
+    def __call__(self, page: str = "") -> None:
+        note = f"{self.name}, {page}" if page else self.name
+        self.step.progress(self.done, self.total, unit="file", note=note)
 
 
 class DocumentsSource:

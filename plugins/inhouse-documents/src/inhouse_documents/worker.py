@@ -1,7 +1,8 @@
 """The child process: parses the files that it is handed, one after the other, within its limits.
 
 Over stdin, a Unix socket: a JSON object with ``kind``, and the open file with it. Over stdout: one line of JSON each,
-as ``inhouse_documents.parsed`` writes it; the first one says that it is ready. No pickle, no path.
+as ``inhouse_documents.parsed`` writes it; the first one says that it is ready. Before it, ``{"page": 3, "of": 9}`` may
+come any number of times. No pickle, no path.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
@@ -18,7 +20,9 @@ from inhouse_documents.decode import clean, one_line
 from inhouse_documents.limits import Limits, allow_seconds, confine
 from inhouse_documents.parsed import Parsed, Refused, dumps
 
-Parse = Callable[[BinaryIO, int], Parsed | Refused]
+Tell = Callable[[int, int], None]
+Parse = Callable[[BinaryIO, int, Tell], Parsed | Refused]
+TOLD = 0.2  # seconds between two lines about pages
 
 
 def main() -> None:
@@ -38,7 +42,7 @@ def main() -> None:
         allow_seconds(limits.seconds)
         with os.fdopen(handles[0], "rb") as stream:
             stream.seek(0)  # the place is shared with the parent, which has read it
-            result = _result(parsers[json.loads(message)["kind"]], stream, limits)
+            result = _result(parsers[json.loads(message)["kind"]], stream, limits, _teller(answers, limits))
         _say(answers, result)
 
 
@@ -49,9 +53,26 @@ def _parsers() -> Mapping[str, Parse]:
     return {"pdf": pdf.parse, "docx": docx.parse, "html": html.parse}
 
 
-def _result(parse: Parse, stream: BinaryIO, limits: Limits) -> Parsed | Refused:
+def _teller(answers: BinaryIO, limits: Limits) -> Tell:
+    """Says on which page it is; the first time it takes the seconds that a file of so many pages has."""
+    last = 0.0
+
+    def tell(page: int, of: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if last == 0:
+            allow_seconds(limits.allowed(of))
+        if now - last >= TOLD:
+            last = now
+            answers.write(json.dumps({"page": page, "of": of}).encode() + b"\n")
+            answers.flush()
+
+    return tell
+
+
+def _result(parse: Parse, stream: BinaryIO, limits: Limits, tell: Tell) -> Parsed | Refused:
     try:
-        result = parse(stream, limits.unpacked)
+        result = parse(stream, limits.unpacked, tell)
     except MemoryError:
         return Refused("memory", f"takes more than {limits.memory >> 20} MiB of memory to parse", lasting=False)
     except RecursionError:
