@@ -105,9 +105,11 @@ def test_a_file_that_takes_too_much_memory_is_left_out() -> None:
 
 
 def test_a_child_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with Parser(LIMITS) as parser, pytest.raises(ResourceError, match="does not start"):
-        parse(parser)
+    for program in ("/bin/false", "/nowhere/python"):
+        monkeypatch.setattr(sys, "executable", program)
+        with Parser(LIMITS) as parser, pytest.raises(ResourceError, match="does not start"):
+            parse(parser)
+        assert parser.pid is None
 
 
 def test_stopping_ends_the_child() -> None:

@@ -28,6 +28,7 @@ PARSING_VERSION = 1
 KINDS = ("pdf", "docx", "html")
 LIBRARIES = ("pypdf", "mammoth", "selectolax")
 START_SECONDS = 120
+CLOSING = 10  # seconds that a child may take to end
 SERVED = 1000  # files of one child: what a library leaks does not add up
 LOOK = 0.2  # seconds between two looks at whether the user wants to stop
 INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -88,7 +89,10 @@ class Parser:
         if self._served >= SERVED:
             self.close()
         if self._child is None:
-            self._start()
+            try:
+                self._start()
+            except (_Ended, OSError) as error:
+                raise self._unable(error) from error
         assert self._link is not None
         self._served += 1
         try:
@@ -128,7 +132,7 @@ class Parser:
                     continue
                 piece = os.read(child.stdout.fileno(), READ)
                 if not piece:
-                    raise _Ended(*_ending(child.wait(), seconds))
+                    raise _Ended(*_ending(_code(child), seconds))
                 self._heard += piece
                 if len(self._heard) > PER_CHARACTER * self.limits.unpacked + READ:
                     raise _Ended("too-large", "the parser does not stop answering")
@@ -148,16 +152,19 @@ class Parser:
                 cwd="/",
                 env=_environment(os.environ),
             )
-        try:
             self._line(time.monotonic(), START_SECONDS)
-        except _Ended as ended:
+
+    def _unable(self, error: Exception) -> ResourceError:
+        """What the child that does not start said last, and else how it ended."""
+        last = ""
+        if self._said is not None:
             self._said.seek(0)
             last = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
-            self.close()
-            raise ResourceError(
-                f"the process that parses documents does not start: {last or ended.refused.reason}",
-                hint="pip install --force-reinstall inhouse-documents, or more memory for it (memory = ...)",
-            ) from ended
+        self.close()
+        return ResourceError(
+            f"the process that parses documents does not start: {last or error}",
+            hint="pip install --force-reinstall inhouse-documents, or more memory for it (memory = ...)",
+        )
 
     def close(self) -> None:
         """Ends the child, if there is one, and reaps it."""
@@ -188,6 +195,15 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
     paths = [os.path.abspath(each) for each in given.get("PYTHONPATH", "").split(os.pathsep) if each]  # noqa: PTH100
     kept["PYTHONHASHSEED"] = "0"  # the same bytes each time, whatever a library keeps in a set
     return kept | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+
+
+def _code(child: subprocess.Popen[bytes]) -> int:
+    """Of a child that has closed its answers; one that goes on all the same is ended."""
+    try:
+        return child.wait(CLOSING)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def _ending(code: int, seconds: float) -> tuple[str, str]:
