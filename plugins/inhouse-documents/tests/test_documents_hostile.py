@@ -245,6 +245,24 @@ def changed_zip(parts: dict[str, bytes]) -> bytes:
     return changed(empty.getvalue(), parts)
 
 
+def test_long_runs_take_no_longer_than_their_length(tmp_path: Path) -> None:
+    """Each would take hours where a pattern goes back and forth."""
+    run = " " * 300_000
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for at, text in enumerate(
+        (f"# a{run}b", f"# a{run}#{run}b", f"---\na: x{run}y\nb: [{run}x{run}\n---\ntext", "#" * 300_000, f"a{run}\n\nb{run}",
+         f"```{run}\n# no\n```\n# Title {'#' * 300_000}", f"<html>{run}<p>{run}a{run}b", f"<!--{run}", "-" * 300_000)
+    ):  # fmt: skip
+        (folder / f"{at}.md").write_text(text)
+        (folder / f"{at}.html").write_text(f"<p style='display{run}:'>page {text}")
+    (folder / "a.csv").write_text(f"a,b\n{run[:90_000]}x,{'y' * 90_000}\n")
+    (folder / "a.pdf").write_bytes(pdf([f"a{run}b"]))
+    step = read(folder, tmp_path / "out", near_duplicates=1.0)
+    assert step.rows()["5.md"]["title"] == "Title"
+    assert "time" not in step.facts["findings"]
+
+
 def test_odd_characters(tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

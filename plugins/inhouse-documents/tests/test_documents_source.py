@@ -80,6 +80,20 @@ def test_the_recipes_metadata_goes_before_a_documents(tmp_path: Path) -> None:
     assert rows["boots"]["metadata"] == {"tenant": "north", "open": True}
 
 
+def test_titles_of_markdown(tmp_path: Path) -> None:
+    texts = [
+        "# One",
+        "text\n\n  ## Two ##",
+        "# C#\n# Other",
+        "#no\n# \n####### no\n# #\n### Three",
+        "~~~\n# no\n~~~~\n# Four #",
+        "no",
+    ]
+    folder = write(tmp_path / "docs", {f"f{at}.md": text for at, text in enumerate(texts)})
+    titles = [row["title"] for row in read(folder, tmp_path / "out", near_duplicates=1.0).rows().values()]
+    assert titles == ["One", "Two", "C#", "Three", "Four", "f5"]
+
+
 def test_front_matter_that_is_nested_is_passed_over(tmp_path: Path) -> None:
     folder = write(tmp_path / "docs", {"a.md": "---\ntitle: 2025\nowner:\n  name: Ada\nyear: 2025\n---\nText."})
     step = read(folder, tmp_path / "out")

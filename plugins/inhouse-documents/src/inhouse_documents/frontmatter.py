@@ -12,6 +12,9 @@ from inhouse_documents import storable
 LONGEST = 200
 """Lines; more of them are no front matter."""
 
+WIDEST = 1000
+"""Characters of a line; patterns on longer ones could take for ever."""
+
 KEY = re.compile(r"([^\W\d][\w .-]{0,63}):(?:[ \t]+(.*))?$")
 ITEM = re.compile(r"[ \t]*-[ \t]+(.*)$")
 COMMENT = re.compile(r"[ \t]+#.*$")
@@ -50,6 +53,8 @@ def _read(lines: list[str]) -> FrontMatter | None:
     for line in lines:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
+        if len(line) > WIDEST:
+            return None
         if named := KEY.match(line):
             key = named[1].strip()
             _keep(found, key, named[2] or "", item=False)

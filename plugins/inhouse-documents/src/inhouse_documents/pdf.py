@@ -16,7 +16,6 @@ GAP = "\n\n"
 
 LIGATURES = {0xFB00: "ff", 0xFB01: "fi", 0xFB02: "fl", 0xFB03: "ffi", 0xFB04: "ffl", 0xFB05: "st", 0xFB06: "st"}
 HYPHEN = re.compile("\u00ad\n?")
-TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 NO_TITLE = re.compile(
     r"microsoft (?:word|powerpoint|excel) ?-.*|untitled.*|unbenannt.*|\W*|.*\.(?:docx?|pptx?|xlsx?|pdf|indd|tex|dvi)",
     re.I,
@@ -45,7 +44,7 @@ def parse(stream: BinaryIO, unpacked: int, tell: Callable[[int, int], None]) -> 
         except Exception:  # what else a damaged page raises
             text = ""
             broken.append(number)
-        texts.append(TRAILING.sub("", HYPHEN.sub("", text.translate(LIGATURES))).strip("\n"))
+        texts.append(_tidy(text))
         size += len(text) + len(GAP)
         if size > unpacked:
             return Refused("too-large", f"has more than {unpacked:,} characters of text")
@@ -72,6 +71,11 @@ def _joined(texts: Sequence[str], broken: Sequence[int], title: str) -> Parsed |
     if empty * 2 > len(texts):
         mended.append(("empty-pages", f"{empty} of {len(texts)} pages have no text (scans?)"))
     return Parsed(GAP.join(cleaned), title, tuple(pages), tuple(mended))
+
+
+def _tidy(text: str) -> str:
+    lines = HYPHEN.sub("", text.translate(LIGATURES)).split("\n")
+    return "\n".join(map(str.rstrip, lines)).strip("\n")
 
 
 def _title(reader: PdfReader) -> str:

@@ -21,7 +21,7 @@ from inhouse_documents.parser import KINDS, Parser
 from inhouse_documents.rows import Row, csv_rows, jsonl_rows
 from inhouse_documents.sniff import HEAD, sniff
 
-HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(\S.*?)[ \t]*#*[ \t]*$")
+HEADING = re.compile(r" {0,3}#{1,6}[ \t]+")
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 FIRST_LINE = 120  # characters: longer ones are text
 
@@ -138,6 +138,13 @@ def _cleaned(value: Any) -> Any:
     return clean(value)[0] if isinstance(value, str) else value
 
 
+def _unmarked(heading: str) -> str:
+    """Without the #s that may close it; strip, since a pattern could take for ever on a hostile line."""
+    heading = heading.strip()
+    bare = heading.rstrip("#")
+    return bare.rstrip() if not bare or bare[-1] in " \t" else heading
+
+
 def _title(text: str, kind: str) -> str:
     """The first heading; of a text without any, its first line where a blank one follows."""
     if kind == "text":
@@ -152,6 +159,6 @@ def _title(text: str, kind: str) -> str:
             fence = mark[1]
         elif mark and mark[1].startswith(fence):
             fence = ""
-        elif not fence and (found := HEADING.match(line)):
-            return found[1]
+        elif not fence and (found := HEADING.match(line)) and (heading := _unmarked(line[found.end() :])):
+            return heading
     return ""
