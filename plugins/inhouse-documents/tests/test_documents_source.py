@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inhouse import options as options_
-from inhouse.errors import DataError, RecipeError
+from inhouse.errors import DataError, RecipeError, ResourceError
 from inhouse.values import Artifact
 from inhouse_documents import Options, inhouse_sources, minhash
 from inhouse_documents.seen import Copy, Seen
@@ -310,3 +310,12 @@ def test_end_to_end_it_is_found(tmp_path: Path) -> None:
         assert best.document == document
         assert step.rows()[document]["text"][best.start : best.end] == best.text
     base.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    folder = shop(tmp_path / "docs")
+    step = FolderStep(tmp_path / "out")
+    (step.outputs["text/corpus"] / "corpus.jsonl").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match=r"cannot write the corpus: .*No space left"):
+        DocumentsSource(Options(folder)).produce(step)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ class Document:
 
 
 class Reader:
-    """Reads files. ``unpacked``: the most bytes, or characters, of one document."""
+    """Reads files; no document is larger than the parser's limit ``unpacked``, in bytes or characters."""
 
     def __init__(self, parser: Parser, cache: Cache, findings: Findings) -> None:
         self._parser = parser

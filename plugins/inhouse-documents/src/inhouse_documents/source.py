@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -12,7 +13,7 @@ from typing import Any
 
 from attrs import mutable
 
-from inhouse.errors import DataError
+from inhouse.errors import DataError, ResourceError
 from inhouse.protocols import Step
 from inhouse.recipe import parse_size
 from inhouse_documents import Options, walk
@@ -63,10 +64,22 @@ class DocumentsSource:
         """Reads everything; documents are streamed, a corpus may be larger than memory.
 
         The same folder gives the same bytes, and a run that was killed parses nothing again. Raises ``DataError`` when
-        there is no file, or no document in them.
+        there is no file, or no document in them, and ``ResourceError`` when nothing can be written or started.
         """
         findings, begun = Findings(), time.monotonic()
         places = walk.files(self.options.folder, findings)
+        try:
+            documents = self._write(step, findings, places)
+        except (OSError, sqlite3.Error) as error:
+            raise ResourceError(f"cannot write the corpus: {error}", where=str(step.outputs["text/corpus"])) from error
+        if not documents:
+            lines = findings.summaries()
+            because = ":\n  " + "\n  ".join(lines) if lines else ""
+            raise DataError(f"no document is left{because}", where=str(self.options.folder))
+        _tell(step, findings, len(places), documents, time.monotonic() - begun)
+
+    def _write(self, step: Step, findings: Findings, places: Sequence[Place]) -> int:
+        """Writes ``corpus.jsonl``; how many documents it has."""
         told = _Told(step, len(places))
         with (
             closing(Cache(self.cache or step.checkpoints)) as kept,
@@ -75,12 +88,7 @@ class DocumentsSource:
         ):
             reader = Reader(parser, kept, findings)
             rows = self._rows(reader, seen, findings, places, told)
-            documents = _write_rows(step.outputs["text/corpus"] / "corpus.jsonl", rows)
-        if not documents:
-            lines = findings.summaries()
-            because = ":\n  " + "\n  ".join(lines) if lines else ""
-            raise DataError(f"no document is left{because}", where=str(self.options.folder))
-        _tell(step, findings, len(places), documents, time.monotonic() - begun)
+            return _write_rows(step.outputs["text/corpus"] / "corpus.jsonl", rows)
 
     def _rows(
         self, reader: Reader, seen: Seen, findings: Findings, places: Sequence[Place], told: _Told
