@@ -151,7 +151,9 @@ def test_without_it_the_recipe_says_what_is_missing(desk: Path) -> None:
 def test_a_recipe_swaps_to_it_by_one_word(desk: Path, swapped: dict[str, Any]) -> None:
     first = run(desk)
     backends = [[step["backend"] for step in report["steps"]] for report in (first, swapped)]
-    assert backends == [["local", "bitsandbytes", "folder"], ["local", "hqq", "folder"]]
+    assert backends == [["local", "bitsandbytes", "gates", "folder"], ["local", "hqq", "gates", "folder"]]
+    (judged,) = (step["meta"]["gates"] for step in swapped["steps"] if step["backend"] == "gates")
+    assert judged["fit"]["state"] == "passed", "without a word in the recipe"
     folder = product(desk / ".inhouse")
     assert meta(swapped)["type"] == "hqq4"
     assert meta(swapped)["bits_per_weight"] < 16
