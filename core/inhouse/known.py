@@ -12,7 +12,7 @@ _BRINGS = {
     "runtime": {"inhouse-llamacpp": "llamacpp", "inhouse-transformers": "transformers"},
     "embedder": {"inhouse-minilm": "minilm"},
     "indexer": {"inhouse-knowledge": "sqlite"},
-    "vector_store": {"inhouse-hnswlib": "hnswlib", "inhouse-vectors": "exact"},
+    "vector_store": {"inhouse-hnswlib": "hnswlib", "inhouse-pgvector": "pgvector", "inhouse-vectors": "exact"},
     "agent": {"inhouse-react": "react"},
     "tool": {"inhouse-tools": "search_knowledge calculator sqlite"},
     "evaluator": {"inhouse-evaluate": "tasks", "inhouse-gates": "gates"},

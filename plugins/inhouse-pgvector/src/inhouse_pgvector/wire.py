@@ -1,0 +1,135 @@
+"""Vectors and ids as PostgreSQL takes them: checked, of unit length, in its binary formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from psycopg import pq
+from psycopg.adapt import Dumper
+
+from inhouse.errors import DataError
+
+Vectors = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+Hit = tuple[int, float]
+
+LARGEST_ID = (1 << 48) - 1
+DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
+BLOCK = 1024  # rows of one piece of COPY
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+
+
+def unit(vectors: Any, dimension: int) -> Vectors:
+    """float32 (n, dimension) of length 1; a zero vector stays zero and is similar to nothing.
+
+    Raises ``ValueError`` for another shape and ``DataError`` for NaN or infinity.
+    """
+    rows = np.array(vectors, dtype=np.float32, order="C", ndmin=2)
+    if rows.size == 0:
+        return rows.reshape(0, dimension)
+    if rows.ndim != 2 or rows.shape[1] != dimension:
+        raise ValueError(f"vectors of shape {rows.shape} do not fit dimension {dimension}")
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"vector {int(bad[0])} of {len(rows)} holds NaN or infinity",
+            hint="check the embedder: its model gives numbers that are none",
+        )
+    # Scaling by the largest entry first keeps the squares of huge and of tiny vectors in range.
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    rows /= np.where(largest > 0, largest, 1)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.where(length > 0, length, 1)
+    return rows
+
+
+def keys(ids: Sequence[int], count: int) -> Ids:
+    """The ids as an array. Raises ``ValueError`` unless they are ``count`` different ones below 2^48."""
+    found = np.array([int(key) for key in ids], dtype=object)
+    if len(found) != count:
+        raise ValueError(f"{len(found)} ids for {count} vectors")
+    if count and not (min(found) >= 1 and max(found) <= LARGEST_ID):
+        raise ValueError("ids have to lie between 1 and 2^48 - 1")
+    if len(set(found)) != count:
+        raise ValueError("the same id twice in one call")
+    return found.astype(np.int64)
+
+
+def known(ids: Sequence[int]) -> Ids:
+    """The ids that a store can have at all; others are passed over."""
+    if not isinstance(ids, np.ndarray):
+        ids = [key for key in map(int, ids) if 1 <= key <= LARGEST_ID]
+    return np.asarray(ids, dtype=np.int64)
+
+
+def ranked(rows: Sequence[tuple[int, float]], k: int) -> list[Hit]:
+    """The best k of (id, similarity), best first, equal ones by id."""
+    rounded = [(key, round(float(score), DIGITS) + 0.0) for key, score in rows]  # + 0.0: -0.0 is no score
+    return sorted(rounded, key=lambda hit: (-hit[1], hit[0]))[:k]
+
+
+def copied(ids: Ids, rows: Vectors) -> Iterator[bytes]:
+    """What ``COPY (id, vector) FROM STDIN (FORMAT BINARY)`` reads.
+
+    pgvector's ``vector_recv`` (src/vector.c) takes int16 dimension, int16 zero, and the numbers as float4, all
+    big-endian; PostgreSQL puts a count before each row and a length before each value.
+    """
+    dimension = rows.shape[1]
+    layout = [("fields", ">i2"), ("id_size", ">i4"), ("id", ">i8"), ("size", ">i4"), ("dimension", ">i2")]
+    row = np.dtype([*layout, ("zero", ">i2"), ("numbers", ">f4", (dimension,))])
+    yield HEADER
+    for start in range(0, len(ids), BLOCK):
+        block = np.zeros(len(ids[start : start + BLOCK]), row)
+        block["fields"], block["id_size"], block["size"], block["dimension"] = 2, 8, 4 + 4 * dimension, dimension
+        block["id"], block["numbers"] = ids[start : start + BLOCK], rows[start : start + BLOCK]
+        yield block.tobytes()
+    yield TRAILER
+
+
+class _Array:
+    """A one-dimensional array in PostgreSQL's binary format (``array_recv``)."""
+
+    oid = 0
+    size = 0
+    kind = ""
+
+    def __init__(self, values: npt.NDArray[Any]) -> None:
+        head = [1, 0, self.oid, len(values), 1] if len(values) else [0, 0, self.oid]
+        body = np.zeros(len(values), np.dtype([("size", ">i4"), ("value", self.kind)]))
+        body["size"], body["value"] = self.size, values
+        self.data = np.array(head, dtype=">i4").tobytes() + body.tobytes()
+
+
+class IdArray(_Array):
+    """``bigint[]``."""
+
+    oid, size, kind = 20, 8, ">i8"
+
+
+class NumberArray(_Array):
+    """``real[]``, which pgvector casts to ``vector``."""
+
+    oid, size, kind = 700, 4, ">f4"
+
+
+class _ArrayDumper(Dumper):
+    format = pq.Format.BINARY
+
+    def dump(self, obj: _Array) -> bytes:
+        return obj.data
+
+
+class IdArrayDumper(_ArrayDumper):
+    """Sends an :class:`IdArray`."""
+
+    oid = 1016  # _int8 in pg_type.dat
+
+
+class NumberArrayDumper(_ArrayDumper):
+    """Sends a :class:`NumberArray`."""
+
+    oid = 1021  # _float4
