@@ -53,6 +53,8 @@ def build(kind: type[Any], table: Mapping[str, Any], *, folder: Path, path: str,
         try:
             if isinstance(value, str) and get_origin(hints[key]) in (tuple, list, frozenset):
                 raise TypeError(f"{value!r} is no list")  # not a list of its letters
+            if get_origin(hints[key]) is dict and not isinstance(value, dict):
+                raise TypeError(f"{value!r} is no table")
             values[key] = converter.structure(value, hints[key])
         except Exception as error:
             raise RecipeError(_say(error), where=place) from error

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inhouse_pgvector.store import PgvectorStore
-from inhouse_pgvector.wire import unit
+from inhouse_vectors.vectors import unit
 
 Vectors = npt.NDArray[np.float32]
 DIMENSION = 16

@@ -14,7 +14,7 @@ from pgvector_helpers import DIMENSION, NOWHERE, child, cloud, eventually, opene
 from inhouse.errors import ResourceError
 from inhouse_pgvector import Options, build, catalogue
 from inhouse_pgvector.store import PgvectorStore
-from inhouse_pgvector.wire import unit
+from inhouse_vectors.vectors import unit
 
 SAYS = {
     "before the copy": "build.copy_in = here",

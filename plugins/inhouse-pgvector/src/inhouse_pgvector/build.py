@@ -16,7 +16,8 @@ from psycopg import sql
 from inhouse_pgvector import catalogue
 from inhouse_pgvector.catalogue import Shape
 from inhouse_pgvector.connections import Connection, Server
-from inhouse_pgvector.wire import Ids, Vectors, copied
+from inhouse_pgvector.wire import copied
+from inhouse_vectors.vectors import Ids, Vectors
 
 BATCH_BYTES = 16 << 20  # of one transaction of COPY
 MOST_MEMORY = 1 << 30

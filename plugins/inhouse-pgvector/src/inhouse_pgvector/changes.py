@@ -8,7 +8,7 @@ from inhouse_pgvector import catalogue, wire
 from inhouse_pgvector.build import copy_in
 from inhouse_pgvector.connections import Connection
 from inhouse_pgvector.names import Names
-from inhouse_pgvector.wire import Ids, Vectors
+from inhouse_vectors.vectors import Ids, Vectors
 
 _STAGED = sql.Identifier("pg_temp", "staged")
 

@@ -6,7 +6,7 @@ from psycopg import sql
 
 from inhouse_pgvector import wire
 from inhouse_pgvector.connections import Connection
-from inhouse_pgvector.wire import Hit, Ids, Vectors
+from inhouse_vectors.vectors import Hit, Ids, Vectors
 
 # "id + 0" keeps the planner from the primary key: the graph is scanned, and the filter looked at on the way.
 _GRAPH = "SELECT id, -(vector <#> %s::vector) FROM {table} {where} ORDER BY vector <#> %s::vector LIMIT %s"

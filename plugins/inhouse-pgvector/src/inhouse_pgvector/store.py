@@ -84,14 +84,15 @@ class PgvectorStore:
 
         Where another process rebuilds the same generation at that time, waits for it and shares what it made.
         """
-        from inhouse_pgvector import opened, schema, wire
+        from inhouse_pgvector import opened, schema
         from inhouse_pgvector.build import Build
         from inhouse_pgvector.catalogue import Shape
+        from inhouse_vectors.vectors import checked, unit
 
         with self._changing:
             server, before = self._opened(), self._current
-            rows = wire.unit(vectors, self._dimension)
-            keys = wire.keys(ids, len(rows))
+            rows = unit(vectors, self._dimension)
+            keys = checked(ids, len(rows))
             instead_of = (before.collection, before.generation) if before and before.generation is not None else None
             shape = Shape.of(self.options, self._dimension)
             build = Build(server, shape, generation, keys, rows, instead_of)
@@ -112,11 +113,12 @@ class PgvectorStore:
 
     def add(self, ids: Sequence[int], vectors: Matrix) -> None:
         """Adds vectors, durably; an id that is there is replaced."""
-        from inhouse_pgvector import changes, wire
+        from inhouse_pgvector import changes
+        from inhouse_vectors.vectors import checked, unit
 
         server = self._opened()
-        rows = wire.unit(vectors, self._dimension)
-        keys = wire.keys(ids, len(rows))
+        rows = unit(vectors, self._dimension)
+        keys = checked(ids, len(rows))
         if len(keys):
             self._change(lambda at, connection: changes.add(connection, server.names, at, keys, rows), len(keys))
 
@@ -137,17 +139,16 @@ class PgvectorStore:
         """
         from inhouse_pgvector import wire
         from inhouse_pgvector.search import nearest
+        from inhouse_vectors.vectors import one
 
         server = self._opened()
-        query = wire.unit(vector, self._dimension)
-        if len(query) != 1:
-            raise ValueError(f"one vector at a time, not {len(query)}")
+        query = one(vector, self._dimension)
         allowed = None if among is None else wire.known(among)
 
         def found(opened: Opened, connection: Connection) -> list[tuple[int, float]]:
             left = opened.rows if allowed is None else min(opened.rows, len(allowed))
             table = server.names.vectors(opened.collection)
-            return nearest(connection, table, query[0], k, allowed, exactly=left <= self.options.exact_below)
+            return nearest(connection, table, query, k, allowed, exactly=left <= self.options.exact_below)
 
         return self._with_current(found, [])
 

@@ -10,53 +10,11 @@ import numpy.typing as npt
 from psycopg import pq
 from psycopg.adapt import Dumper
 
-from inhouse.errors import DataError
+from inhouse_vectors.vectors import DIGITS, LARGEST_ID, Hit, Ids, Vectors
 
-Vectors = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
-Hit = tuple[int, float]
-
-LARGEST_ID = (1 << 48) - 1
-DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
 BLOCK = 1024  # rows of one piece of COPY
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-
-
-def unit(vectors: Any, dimension: int) -> Vectors:
-    """float32 (n, dimension) of length 1; a zero vector stays zero and is similar to nothing.
-
-    Raises ``ValueError`` for another shape and ``DataError`` for NaN or infinity.
-    """
-    rows = np.array(vectors, dtype=np.float32, order="C", ndmin=2)
-    if rows.size == 0:
-        return rows.reshape(0, dimension)
-    if rows.ndim != 2 or rows.shape[1] != dimension:
-        raise ValueError(f"vectors of shape {rows.shape} do not fit dimension {dimension}")
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"vector {int(bad[0])} of {len(rows)} holds NaN or infinity",
-            hint="check the embedder: its model gives numbers that are none",
-        )
-    # Scaling by the largest entry first keeps the squares of huge and of tiny vectors in range.
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    rows /= np.where(largest > 0, largest, 1)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows /= np.where(length > 0, length, 1)
-    return rows
-
-
-def keys(ids: Sequence[int], count: int) -> Ids:
-    """The ids as an array. Raises ``ValueError`` unless they are ``count`` different ones below 2^48."""
-    found = np.array([int(key) for key in ids], dtype=object)
-    if len(found) != count:
-        raise ValueError(f"{len(found)} ids for {count} vectors")
-    if count and not (min(found) >= 1 and max(found) <= LARGEST_ID):
-        raise ValueError("ids have to lie between 1 and 2^48 - 1")
-    if len(set(found)) != count:
-        raise ValueError("the same id twice in one call")
-    return found.astype(np.int64)
 
 
 def known(ids: Sequence[int]) -> Ids:

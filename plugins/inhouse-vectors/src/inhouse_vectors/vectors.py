@@ -45,7 +45,10 @@ def unit(vectors: Matrix, dimension: int) -> Vectors:
 
 def checked(ids: Sequence[int], count: int) -> Ids:
     """The ids as int64 (count,). Raises ``ValueError`` unless they are ``count`` different ones in [1, 2^48)."""
-    keys = np.asarray(ids, np.int64)
+    try:
+        keys = np.asarray(ids, np.int64)
+    except OverflowError:
+        raise ValueError("ids have to lie between 1 and 2^48 - 1") from None
     if len(keys) != count:
         raise ValueError(f"{len(keys)} ids for {count} vectors")
     if len(np.unique(keys)) != len(keys):
@@ -68,7 +71,7 @@ def ranked(ids: Ids, scores: Vectors, k: int) -> list[Hit]:
     """The best k of (id, similarity), best first, equal ones by id; ``ids`` int64 (n,), ``scores`` float32 (n,)."""
     if k < 1:
         return []
-    scores = np.round(scores, DIGITS)
+    scores = np.round(scores, DIGITS) + 0.0  # -0.0 is no score
     kept = np.arange(len(scores))
     if k < len(scores):  # the k-th best and all that equal it, so that ties do not depend on the partition
         kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
