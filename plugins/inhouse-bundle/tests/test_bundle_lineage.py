@@ -139,6 +139,19 @@ def test_gates_that_come_out_otherwise_make_another_bundle(kernel: Kernel, recip
         assert [each["kind"] for each in lineage["inputs"]] == ["model/gguf", "knowledge", "report", "report/gates"]
 
 
+def test_a_run_without_the_gates_is_told_as_one(
+    kernel: Kernel, recipe: Recipe, lineage: dict[str, Any], tmp_path: Path
+) -> None:
+    """Made again it would else be judged, which it was not."""
+    quantizing = Recipe.load(recipe.path, set=["quantize.use=copy"])
+    found = Kernel(tmp_path / "another", registry=kernel.registry).run(quantizing).record.bundle
+    assert found
+    tables = tomllib.loads(json.loads((Path(found) / "lineage.json").read_text())["recipe"])
+    assert tables["gates"] is False
+    assert tables["quantize"]["use"].endswith(":copy")
+    assert "gates" not in tomllib.loads(lineage["recipe"])
+
+
 @pytest.mark.parametrize("noted", [None, [], "x", {"a": 1}, {"a": {}}, {"a": {"passed": None}}])
 def test_what_is_no_gate_is_left_out(noted: Any) -> None:
     assert gates([StepRecord("e", "evaluator", "b", 0.0, False, 0.0, 0, meta={"gates": noted})]) == {}

@@ -17,7 +17,7 @@ from attrs import asdict, define, field
 from inhouse import codec
 from inhouse.artifacts import tree_bytes, tree_digest
 from inhouse.protocols import Step
-from inhouse.recipe import STEPS
+from inhouse.recipe import IMPLIED, STEPS
 from inhouse.values import Json, StepRecord
 
 from .places import is_place, without_paths
@@ -67,6 +67,9 @@ def resolve(step: Step, options: object, kind: str) -> Resolved:
         sections.append((record.name, record.stage, section))
     own = {"use": "folder", "folder": codec.converter.unstructure(options)}
     _place(made.recipe, [*sections, (step.name, "packager", own)])
+    for name, cause in IMPLIED.items():
+        if cause in made.recipe:
+            made.recipe.setdefault(name, False)  # the run went without it
     _answering(made, settings, kind)
     return made
 

@@ -15,6 +15,7 @@ from inhouse import (
     EvaluatorSpec,
     IndexerSpec,
     Input,
+    QuantizerSpec,
     RuntimeSpec,
     Slot,
     SourceSpec,
@@ -74,6 +75,14 @@ class Model:
             losses=[4 - n / 3 for n in range(8)],
             heldout_losses=[[n, 4.2 - n / 4] for n in range(1, 8, 2)],
         )
+
+
+class Copy:
+    def __init__(self, options):
+        pass
+
+    def quantize(self, step, model):
+        shutil.copyfile(model.path / "model.gguf", step.output / "model.gguf")
 
 
 class Docs:
@@ -217,6 +226,13 @@ def inhouse_sources():
         name="tiny", summary="t", factory="bundle_parts:Model", options=ModelOptions, produces="model/gguf"
     )
     yield SourceSpec(name="docs", summary="t", factory="bundle_parts:Docs", produces="text/corpus")
+
+
+@hookimpl
+def inhouse_quantizers():
+    yield QuantizerSpec(
+        name="copy", summary="t", factory="bundle_parts:Copy", consumes="model/gguf", produces="model/gguf"
+    )
 
 
 @hookimpl
