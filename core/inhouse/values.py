@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -10,6 +11,16 @@ from attrs import field, frozen
 
 Json: TypeAlias = Any
 """What ``json.loads`` returns."""
+
+
+def is_metadata(value: Json) -> bool:
+    """Whether a document's metadata may hold it: a string, true or false, a finite number of at most 64 bits, or a list
+    of those."""
+    if isinstance(value, list):
+        return all(is_metadata(each) and not isinstance(each, list) for each in value)
+    if isinstance(value, float):
+        return isfinite(value)
+    return isinstance(value, str) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
 @frozen

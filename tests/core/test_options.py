@@ -79,6 +79,7 @@ def test_values_of_the_right_type(tmp_path: Path) -> None:
         ({"merge": 1}, "finetune.lora.merge: 1 is no bool"),
         ({"kind": "q5"}, "finetune.lora.kind: "),
         ({"layers": "abc"}, "finetune.lora.layers: 'abc' is no list"),
+        ({"parameters": "abc"}, "finetune.lora.parameters: 'abc' is no table"),
         ({"layers": [1]}, "finetune.lora.layers: 1 is no str"),
         ({"note": 3}, "finetune.lora.note: "),
         ({"data": 3}, "finetune.lora.data: "),

@@ -29,6 +29,27 @@ def test_report(done: Path) -> None:
     assert "bundle: " in out(["report"], done)
 
 
+def test_report_has_a_row_for_each_gate(done: Path) -> None:
+    assert out(["report", "--json"], done)["gates"] == []
+    (path,) = (done / ".inhouse/runs").glob("*/run.json")
+    record = json.loads(path.read_text())
+    whole = json.dumps(record)
+    record["steps"][-1]["meta"]["gates"] = {
+        "fit": {"passed": True, "state": "passed", "measured": "301 MB", "accepted": False},
+        "survival": {"passed": False, "state": "failed", "measured": "half of it", "accepted": True},
+        "odd": 7,
+    }
+    path.write_text(json.dumps(record))
+    try:
+        assert out(["report", "--json"], done)["gates"] == [
+            {"gate": "fit", "state": "passed", "measured": "301 MB"},
+            {"gate": "survival", "state": "failed, accepted", "measured": "half of it"},
+        ]
+        assert "survival  failed, accepted  half of it" in out(["report"], done)
+    finally:
+        path.write_text(whole)
+
+
 def test_config(done: Path) -> None:
     values = out(["config", "--set", "finetune.tune.units=9", "--json"], done)
     assert values["finetune.tune.units"] == {"value": 9, "from": "--set finetune.tune.units=9"}

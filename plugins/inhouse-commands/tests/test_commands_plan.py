@@ -301,6 +301,13 @@ def test_more_memory_than_there_is(desk: Path, children: Path, monkeypatch: pyte
     assert "1 kB are free; try a smaller base model" in line
 
 
+def test_it_says_which_implied_step_is_left_out(desk: Path, children: Path) -> None:
+    (desk / "recipe.toml").write_text(RECIPE.replace("gates = false", ""))
+    made = here(["plan", "--no-trial"], desk)
+    assert made.returncode == 0, made.stderr
+    assert "warning: left out: no evaluator named 'gates' is installed (installed: count" in made.stdout
+
+
 def test_the_option_to_make_smaller_is_one_of_the_backend(desk: Path, children: Path) -> None:
     _, plan = odd_plan(desk, "killed")
     step = next(each for each in plan.steps if each.name == "finetune")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from inhouse.errors import EngineError
+from inhouse.values import Artifact
 from inhouse_evaluate.divergence import Marked, divergence, write_reference
-from inhouse_gates import GatesOptions
+from inhouse_gates import GATES, GateChecked, GatesOptions
+from inhouse_gates.evaluator import GatesEvaluator
 from inhouse_gates.golden import golden
 from inhouse_gates.parity import _marks
 from inhouse_gates.task import task
+from inhouse_testing.recording import RecordingStep
 
 
 class Engine:
@@ -105,3 +109,13 @@ def test_golden_chats_are_many_and_of_every_kind() -> None:
     assert {turn.role for chat in chats for turn in chat} == {"system", "user", "assistant"}
     assert any("<|im_end|>" in turn.content for chat in chats for turn in chat)
     assert any(ord(letter) > 0xFFFF for chat in chats for turn in chat for letter in turn.content)
+
+
+def test_without_a_quantised_model_every_gate_is_skipped(tmp_path: Path) -> None:
+    """Such a recipe has the step too: one with the quantizer gguf-adapter, for example."""
+    step = RecordingStep.at(tmp_path, "report/gates")
+    GatesEvaluator(GatesOptions()).evaluate(step, [Artifact("model/hf", tmp_path, "0", "base", "source")], None, None)
+    rows = json.loads((step.output / "gates.json").read_text())["gates"]
+    assert {row["gate"]: row["state"] for row in rows} == dict.fromkeys(GATES, "skipped")
+    assert [event.gate for event in step.events if isinstance(event, GateChecked)] == list(GATES)
+    assert {row["measured"] for row in rows} == {"the recipe makes no quantised model"}

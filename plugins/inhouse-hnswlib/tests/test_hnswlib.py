@@ -155,6 +155,10 @@ def test_it_is_a_vector_store(check: Callable[[stores.Make, Path], None], option
     check(lambda: HnswlibStore(options), tmp_path)
 
 
+def test_few_vectors_are_compared_exactly(tmp_path: Path) -> None:
+    stores.check_exact_ties(HnswlibStore, tmp_path)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.tuples(st.sampled_from(["add", "delete", "reopen"]), st.sets(st.integers(1, 40))), max_size=12),

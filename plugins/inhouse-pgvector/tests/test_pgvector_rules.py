@@ -27,7 +27,7 @@ def test_declares_one_store_without_loading_a_driver() -> None:
     conformance.check_light("inhouse_pgvector")
 
 
-@pytest.mark.parametrize("check", stores.CHECKS)
+@pytest.mark.parametrize("check", [*stores.CHECKS, stores.check_exact_ties])
 def test_holds_the_rules_of_every_store(make: Any, tmp_path: Path, check: Any) -> None:
     check(make, tmp_path)
 

@@ -23,7 +23,7 @@ def test_declares_one_store_without_loading_numpy() -> None:
     assert (spec.name, spec.kind) == ("exact", "vector_store")
 
 
-@pytest.mark.parametrize("check", stores.CHECKS)
+@pytest.mark.parametrize("check", [*stores.CHECKS, stores.check_exact_ties])
 def test_it_is_a_vector_store(check: Callable[[stores.Make, Path], None], tmp_path: Path) -> None:
     check(ExactStore, tmp_path)
     assert not list(tmp_path.iterdir()), "it keeps nothing"

@@ -11,6 +11,7 @@ from typing import Any
 from attrs import field, frozen
 
 from inhouse.protocols import Step
+from inhouse.values import is_metadata
 from inhouse_data.check import CONTROL
 from inhouse_data.findings import Findings, Place
 from inhouse_data.read import files, objects, text
@@ -35,7 +36,7 @@ def read_corpus(root: Path, findings: Findings, step: Step) -> Iterator[dict[str
     of a .jsonl file has its text in ``text``, and its own ``id``, ``title`` and ``metadata`` where it gives them.
     """
     places = files(root, (".md", ".txt", ".jsonl"), "texts")
-    names = _names(places)
+    names = names_of([place.name for place in places])
     seen: dict[bytes, str] = {}
     for place in step.track(places, unit="file"):
         for each in _documents(place, names[place.name], findings):
@@ -68,7 +69,7 @@ def _documents(place: Place, name: str, findings: Findings) -> Iterator[_Documen
             findings.add("no-text", here, 'has no "text" that is a string')
             continue
         metadata = row.get("metadata", {})
-        if not isinstance(metadata, dict) or not all(map(_is_metadata, metadata.values())):
+        if not isinstance(metadata, dict) or not all(map(is_metadata, metadata.values())):
             findings.add(
                 "metadata", here, "has metadata that is no object of strings, numbers, booleans or lists of those"
             )
@@ -76,10 +77,6 @@ def _documents(place: Place, name: str, findings: Findings) -> Iterator[_Documen
         given = row.get("id")
         own = str(given) if isinstance(given, (str, int)) and not isinstance(given, bool) else f"{name}-{here.line}"
         yield _Document(here, own, title or f"{PurePosixPath(name).name} {here.line}", body, metadata)
-
-
-def _is_metadata(value: Any) -> bool:
-    return all(isinstance(each, (str, int, float)) for each in (value if isinstance(value, list) else [value]))
 
 
 def _digest(body: str) -> bytes:
@@ -98,9 +95,9 @@ def _title(body: str, path: PurePosixPath) -> str:
     return path.stem
 
 
-def _names(places: Sequence[Place]) -> Mapping[str, str]:
+def names_of(files: Sequence[str]) -> Mapping[str, str]:
     """File name -> id: its stem, its path without suffix where stems are shared, its whole path where those are."""
-    paths = {place.name: PurePosixPath(place.name) for place in places}
+    paths = {name: PurePosixPath(name) for name in files}
     stems = Counter(path.stem for path in paths.values())
     short = {
         name: path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix() for name, path in paths.items()

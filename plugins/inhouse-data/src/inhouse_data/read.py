@@ -71,26 +71,35 @@ def objects(place: Place, findings: Findings) -> Iterator[tuple[Place, dict[str,
                 crlf = True
                 findings.add("line-ends", here, "line ends with a carriage return", "mended")
             if line.strip():
-                row = _object(line, here, findings)
-                if row is not None:
+                try:
+                    row = json_object(line)
+                except RowError as error:
+                    findings.add(error.kind, here, str(error))
+                else:
                     yield here, row
 
 
-def _object(line: bytes, here: Place, findings: Findings) -> dict[str, Any] | None:
+class RowError(ValueError):
+    """A line that is no row; ``kind`` is that of the finding: encoding, json or format."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def json_object(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line of UTF-8. Raises ``RowError``."""
     try:
         row = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        findings.add("encoding", here, f"is no UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})")
-        return None
+        said = f"is no UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})"
+        raise RowError("encoding", said) from error
     except json.JSONDecodeError as error:
-        findings.add("json", here, f"is no JSON: {error.msg} at column {error.colno}")
-        return None
+        raise RowError("json", f"is no JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:
-        findings.add("json", here, f"is no JSON: {error}")
-        return None
+        raise RowError("json", f"is no JSON: {error}") from error
     if not isinstance(row, dict):
-        findings.add("format", here, f"holds {type(row).__name__}, and a row is one JSON object on one line")
-        return None
+        raise RowError("format", f"holds {type(row).__name__}, and a row is one JSON object on one line")
     return row
 
 

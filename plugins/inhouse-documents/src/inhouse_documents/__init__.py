@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from attrs import Attribute, field, frozen, validators
 from inhouse import SourceSpec, hookimpl
 from inhouse.errors import RecipeError
 from inhouse.recipe import parse_size
+from inhouse.values import is_metadata
 
 
 def _size(least: int, shown: str) -> Callable[[Any, "Attribute[str]", str], None]:
@@ -26,18 +26,9 @@ def _size(least: int, shown: str) -> Callable[[Any, "Attribute[str]", str], None
     return check
 
 
-def storable(value: Any) -> bool:
-    """Whether metadata may hold it: a string, a finite number of at most 64 bits, true or false, or a list of those."""
-    if isinstance(value, list):
-        return all(storable(each) and not isinstance(each, list) for each in value)
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, str) or (isinstance(value, int) and abs(value) < 1 << 63)
-
-
 def _metadata(_: Any, attribute: "Attribute[dict[str, Any]]", value: dict[str, Any]) -> None:
     for key, given in value.items():
-        if not key or not storable(given):
+        if not key or not is_metadata(given):
             raise ValueError(
                 f"'{attribute.name}' holds {key} = {given!r}: values are strings, numbers, true or false,"
                 " or lists of those"

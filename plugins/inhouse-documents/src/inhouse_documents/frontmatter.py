@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import field, mutable
 
-from inhouse_documents import storable
+from inhouse.values import is_metadata
 
 LONGEST = 200
 """Lines; more of them are no front matter."""
@@ -82,7 +82,7 @@ def _keep(found: FrontMatter, key: str, written: str, *, item: bool) -> None:
             if before not in ("", None) and not isinstance(before, list):
                 raise _Nested
             value = [*(before or []), value]
-        if not storable(value):
+        if not is_metadata(value):
             raise _Nested
         found.values[key] = value
     except _Nested:

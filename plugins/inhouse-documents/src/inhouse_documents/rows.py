@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO, TextIO
 
 from attrs import field, frozen
 
-from inhouse_documents import storable
+from inhouse.values import is_metadata
+from inhouse_data.read import RowError, json_object
 from inhouse_documents.decode import encoding, one_line
 from inhouse_documents.findings import Findings, Place
 
@@ -123,7 +123,7 @@ def jsonl_rows(stream: BinaryIO, place: Place, findings: Findings, longest: int)
         if not isinstance(text, str) or not isinstance(title or "", str):
             findings.add("no-text", here, 'has no "text" that is a string')
             continue
-        if given is not None and not (isinstance(given, dict) and all(map(storable, given.values()))):
+        if given is not None and not (isinstance(given, dict) and all(map(is_metadata, given.values()))):
             said = "has metadata that is no object of strings, numbers, booleans or lists of those"
             findings.add("metadata", here, said)
             continue
@@ -136,21 +136,7 @@ def _object(line: bytes, here: Place, findings: Findings) -> dict[str, Any] | No
     if not line.strip():
         return None
     try:
-        row = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        findings.add("encoding", here, f"is no UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})")
+        return json_object(line)
+    except RowError as error:
+        findings.add("encoding" if error.kind == "encoding" else "json", here, str(error))
         return None
-    except json.JSONDecodeError as error:
-        findings.add("json", here, f"is no JSON: {error.msg} at column {error.colno}")
-        return None
-    except (ValueError, RecursionError) as error:
-        findings.add("json", here, f"is no JSON: {error}")
-        return None
-    if not isinstance(row, dict):
-        findings.add("json", here, f"holds {type(row).__name__}, and a row is one JSON object on one line")
-        return None
-    return row
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")

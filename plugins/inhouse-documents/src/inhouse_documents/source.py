@@ -16,6 +16,7 @@ from attrs import mutable
 from inhouse.errors import DataError, ResourceError
 from inhouse.protocols import Step
 from inhouse.recipe import parse_size
+from inhouse_data.corpus import names_of
 from inhouse_documents import Options, walk
 from inhouse_documents.cache import Cache
 from inhouse_documents.findings import Findings, Place
@@ -93,7 +94,7 @@ class DocumentsSource:
     def _rows(
         self, reader: Reader, seen: Seen, findings: Findings, places: Sequence[Place], told: _Told
     ) -> Iterator[dict[str, Any]]:
-        names = walk.names(places)
+        names = names_of([place.name for place in places])
         reserved = frozenset(names.values())
         for done, place in enumerate(places):
             told.done, told.name = done, place.name

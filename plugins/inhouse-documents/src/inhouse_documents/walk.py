@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from io import BufferedReader
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from inhouse.errors import DataError
 from inhouse_documents.findings import Findings, Place
@@ -34,17 +33,6 @@ def files(root: Path, findings: Findings) -> list[Place]:
     if not found:
         raise DataError(f"no {', '.join(SUFFIXES)} in this folder", where=str(root))
     return found
-
-
-def names(places: Sequence[Place]) -> Mapping[str, str]:
-    """File name -> id: its stem, its path without suffix where stems are shared, its whole path where those are."""
-    paths = {place.name: PurePosixPath(place.name) for place in places}
-    stems = Counter(path.stem for path in paths.values())
-    short = {
-        name: path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix() for name, path in paths.items()
-    }
-    times = Counter(short.values())
-    return {name: each if times[each] == 1 else name for name, each in short.items()}
 
 
 def opened(place: Place) -> BufferedReader:

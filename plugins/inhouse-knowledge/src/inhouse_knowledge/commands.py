@@ -8,14 +8,13 @@ from contextlib import closing
 from typing import Any
 
 import click
-from attrs import asdict, frozen
+from attrs import asdict
 
-from inhouse.cli.common import emit, home_option, json_option, load_recipe, open_kernel, set_option, table
+from inhouse.cli.common import emit, home_option, json_option, set_option, table
 from inhouse.errors import RecipeError
-from inhouse.plan import Plan
 from inhouse.recipe import parse_value
 from inhouse.services import LiveServices
-from inhouse.values import Artifact
+from inhouse_knowledge.made import made
 from inhouse_knowledge.tuning import command as tune
 
 recipe_option = click.option("--recipe", default="recipe.toml", show_default=True, help="The recipe that made it.")
@@ -24,29 +23,6 @@ recipe_option = click.option("--recipe", default="recipe.toml", show_default=Tru
 @click.group()
 def command() -> None:
     """Search, examine and tune the knowledge base of a recipe."""
-
-
-@frozen
-class Made:
-    """The knowledge base of a recipe: its plan, and the artifact of its indexer."""
-
-    plan: Plan
-    artifact: Artifact
-
-
-def made(recipe: str, sets: Sequence[str], home: str | None) -> Made:
-    """Finds the base in the store. Raises ``RecipeError`` when the recipe has none, or it is not there yet."""
-    kernel = open_kernel(home)
-    plan = kernel.plan(load_recipe(recipe, sets))
-    step = next((each for each in plan.steps if each.stage == "indexer"), None)
-    if step is None:
-        raise RecipeError("the recipe has no knowledge base", where=recipe, hint='[knowledge] use = "sqlite"')
-    manifest = kernel.cached(plan).get(step.name)
-    if manifest is None:
-        raise RecipeError(
-            "the knowledge base is not made yet", where=recipe, hint=f"inhouse run {recipe} --until {step.name}"
-        )
-    return Made(plan, kernel.store.artifacts(manifest)[0])
 
 
 @command.command()

@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from inhouse.errors import DataError
+from inhouse.values import is_metadata
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -99,9 +99,9 @@ def written(given: Any, what: str, where: str) -> list[str]:
 
     Raises ``DataError`` for what is no string, number or boolean.
     """
-    several = given if isinstance(given, list) else [given]
-    if not all(isinstance(each, (str, int)) or (isinstance(each, float) and isfinite(each)) for each in several):
+    if not is_metadata(given):
         raise DataError(f"{what} has to be a string, a number, a boolean, or a list of those", where=where)
+    several = given if isinstance(given, list) else [given]
     plain = (int(each) if isinstance(each, float) and each.is_integer() else each for each in several)
     return [clean(json.dumps(each, ensure_ascii=False)) for each in plain]
 

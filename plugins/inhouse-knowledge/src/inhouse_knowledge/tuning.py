@@ -24,9 +24,10 @@ from inhouse.cli.common import (
 )
 from inhouse.errors import DataError, Interrupted, RecipeError
 from inhouse.kernel import Kernel
-from inhouse.plan import Plan, PlannedStep
+from inhouse.plan import Plan
 from inhouse.services import LiveServices
 from inhouse_knowledge import Options
+from inhouse_knowledge.made import indexer_of
 from inhouse_knowledge.quality import Question, Score, best, made_questions, measure, read_questions
 from inhouse_knowledge.search import SqliteKnowledge
 
@@ -100,16 +101,11 @@ def command(
 
 def _own(plan: Plan, recipe: str) -> tuple[str, Options]:
     """The recipe path of the indexer's options, and what they are."""
-    step = next((each for each in plan.steps if each.stage == "indexer"), None)
-    if step is None:
-        raise RecipeError("the recipe has no knowledge base", where=recipe, hint='[knowledge] use = "sqlite"')
+    step = indexer_of(plan, recipe)
     if not isinstance(step.chosen.options, Options):
         raise RecipeError("only the indexer sqlite can be tuned", where=recipe)
-    return f"{_section(plan, step)}.{step.chosen.backend.spec.name}", step.chosen.options
-
-
-def _section(plan: Plan, step: PlannedStep) -> str:
-    return next(each.section.path for each in plan.recipe.steps if each.name == step.name)
+    section = next(each.section for each in plan.recipe.steps if each.name == step.name)
+    return f"{section.path}.{step.chosen.backend.spec.name}", step.chosen.options
 
 
 def _sizes(text: str, own: int, *, alone: bool) -> list[int]:
@@ -129,7 +125,7 @@ def _sizes(text: str, own: int, *, alone: bool) -> list[int]:
 def _base(kernel: Kernel, subject: Subject, setting: str, cancel: threading.Event) -> Iterator[SqliteKnowledge]:
     """The base with this chunk size, made if it is not there, open with both legs."""
     plan = subject.plan(kernel, setting)
-    step = next(each for each in plan.steps if each.stage == "indexer")
+    step = indexer_of(plan, subject.recipe)
     run = kernel.run(plan.recipe, until=step.name, terminal=sys.stderr.isatty(), cancel=cancel)
     both = evolve(step.chosen, options=evolve(step.chosen.options, dense_weight=1.0, lexical_weight=1.0))
     with closing(LiveServices(evolve(plan.answering, knowledge=both))) as services:

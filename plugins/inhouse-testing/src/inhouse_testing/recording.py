@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 
+from inhouse.events import Event
+
 T = TypeVar("T")
 
 
@@ -17,7 +19,7 @@ class Killed(BaseException):
 
 @define
 class RecordingStep:
-    """Keeps metrics, notes and notices; ``kill_at`` raises after that many steps."""
+    """Keeps metrics, notes, notices and events; ``kill_at`` raises after that many steps."""
 
     outputs: dict[str, Path]
     checkpoints: Path
@@ -28,6 +30,7 @@ class RecordingStep:
     heldout: list[tuple[int, float]] = field(factory=list)
     notices: list[str] = field(factory=list)
     facts: dict[str, Any] = field(factory=dict)
+    events: list[Event] = field(factory=list)
     history: Sequence[Any] = ()
     services: dict[str, Any] = field(factory=dict)
 
@@ -59,6 +62,10 @@ class RecordingStep:
             self.losses.append((at, value))
         if name == "heldout_loss":
             self.heldout.append((at, value))
+
+    def publish(self, event: Event) -> None:
+        """Keeps the event."""
+        self.events.append(event)
 
     def notice(self, message: str, *, level: str = "info") -> None:
         """Keeps the line."""

@@ -125,6 +125,15 @@ def check_odd_vectors(make: Make, folder: Path) -> None:
     store.close()
 
 
+def check_exact_ties(make: Make, folder: Path) -> None:
+    """Of equal vectors those with the lowest ids. Only where every vector is compared; none of ``CHECKS``."""
+    store = _opened(make, folder, 601)
+    store.rebuild(range(1, 1001), np.ones((1000, DIMENSION), np.float32), generation=601)
+    assert store.search(np.ones(DIMENSION), 3) == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    assert store.search(np.ones(DIMENSION), 2, among=range(500, 900)) == [(500, 1.0), (501, 1.0)]
+    store.close()
+
+
 def check_threads(make: Make, folder: Path) -> None:
     """Searches beside adding and deleting threads give only ids that were there, and end with what was left."""
     vectors, store = cloud(1200), _opened(make, folder, 501)

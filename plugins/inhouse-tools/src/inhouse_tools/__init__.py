@@ -9,13 +9,13 @@ from typing import Any, Literal
 from attrs import field, frozen, validators
 
 from inhouse import ToolSpec, hookimpl
+from inhouse.values import is_metadata
 
 
 def _plain(instance: object, attribute: object, where: dict[str, Any]) -> None:
     for key, value in where.items():
-        for each in value if isinstance(value, list) else [value]:
-            if not isinstance(each, (str, int, float)):
-                raise ValueError(f"where: {key!r} is {each!r}, no string, number or boolean")
+        if not is_metadata(value):
+            raise ValueError(f"where: {key!r} is {value!r}, no string, number, boolean or list of those")
 
 
 @frozen
