@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.distributions import inhouse
+from inhouse import Kernel, Recipe
+from inhouse_knowledge.made import indexer_of, needed
+from support.distributions import inhouse, registry
+from support.fakes import write_recipe
 
 RECIPE = """\
 name = "shop"
@@ -86,6 +89,14 @@ def test_tune(shop: Path) -> None:
     assert (few.returncode, "no question can be made" in few.stderr) == (2, True)
     sizes = inhouse(["knowledge", "tune", "--chunk-tokens", "64"], cwd=shop)
     assert (sizes.returncode, "sizes cannot be compared" in sizes.stderr) == (2, True)
+
+
+def test_only_what_the_base_is_made_of_runs(tmp_path: Path) -> None:
+    """A recipe that trains is not trained to tune its search."""
+    recipe = Recipe.load(write_recipe(tmp_path), environment={})
+    plan = Kernel(tmp_path / "home", registry=registry({})).plan(recipe)
+    assert len(plan.steps) > 4
+    assert needed(plan, indexer_of(plan, "recipe.toml")) == {"data", "knowledge"}
 
 
 def test_a_recipe_without_a_base(tmp_path: Path) -> None:

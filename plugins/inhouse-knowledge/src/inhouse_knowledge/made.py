@@ -28,6 +28,15 @@ def indexer_of(plan: Plan, recipe: str) -> PlannedStep:
     return step
 
 
+def needed(plan: Plan, step: PlannedStep) -> frozenset[str]:
+    """Names of the step and of those that it takes from: nothing is trained to make a knowledge base."""
+    names = {step.name}
+    for each in reversed(plan.steps):
+        if each.name in names:
+            names |= {name for group in each.inputs if group for name, _ in group}
+    return frozenset(names)
+
+
 def made(recipe: str, sets: Sequence[str], home: str | None) -> Made:
     """The base in the store. Raises ``RecipeError`` when the recipe has none, or it is not there yet."""
     kernel = open_kernel(home)

@@ -27,7 +27,7 @@ from inhouse.kernel import Kernel
 from inhouse.plan import Plan
 from inhouse.services import LiveServices
 from inhouse_knowledge import Options
-from inhouse_knowledge.made import indexer_of
+from inhouse_knowledge.made import indexer_of, needed
 from inhouse_knowledge.quality import Question, Score, best, made_questions, measure, read_questions
 from inhouse_knowledge.search import SqliteKnowledge
 
@@ -126,10 +126,16 @@ def _base(kernel: Kernel, subject: Subject, setting: str, cancel: threading.Even
     """The base with this chunk size, made if it is not there, open with both legs."""
     plan = subject.plan(kernel, setting)
     step = indexer_of(plan, subject.recipe)
-    run = kernel.run(plan.recipe, until=step.name, terminal=sys.stderr.isatty(), cancel=cancel)
+    manifest = kernel.cached(plan).get(step.name)
+    if manifest is None:
+        names = needed(plan, step)
+        recipe = evolve(plan.recipe, steps=tuple(each for each in plan.recipe.steps if each.name in names))
+        artifact = kernel.run(recipe, terminal=sys.stderr.isatty(), cancel=cancel)[step.name]
+    else:
+        artifact = kernel.store.artifacts(manifest)[0]
     both = evolve(step.chosen, options=evolve(step.chosen.options, dense_weight=1.0, lexical_weight=1.0))
     with closing(LiveServices(evolve(plan.answering, knowledge=both))) as services:
-        base = services.knowledge(run[step.name])
+        base = services.knowledge(artifact)
         assert isinstance(base, SqliteKnowledge)
         yield base
 
