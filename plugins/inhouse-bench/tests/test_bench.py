@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from inhouse_bench import workshop
 from inhouse_bench.command import command
 from inhouse_bench.goals import Figures, judge
 from inhouse_bench.shape import SPECIAL, VOCABULARY, Shape, write_model
-from inhouse_bench.workshop import Workshop, decoding_rate, parse_types
+from inhouse_bench.workshop import Workshop, decoding_rates, parse_types
 from inhouse_llamacpp import LlamaCppOptions
 from inhouse_llamacpp.runtime import LlamaCppRuntime
 from support.console import here
@@ -91,6 +92,7 @@ def test_the_whole_of_a_small_shape(tmp_path: Path) -> None:
     assert all(each["tokens_per_second"] > 0 for each in told["models"])
     plain, *quantised = told["models"]
     assert plain["memory"] is None
+    assert plain["tokens_per_second"] == median(each["plain_rate"] for each in quantised)
     for each in quantised:
         assert 0.25 < each["bytes"] / plain["bytes"] < 0.4
         assert each["memory"] > each["bytes"]
@@ -109,10 +111,10 @@ def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
         "f16/model.gguf",
         "q8_0/model.gguf",
     }
-    assert {"writing random weights", "quantising to q8_0", "measuring f16", "measuring q8_0"} <= set(told)
+    assert {"writing random weights", "quantising to q8_0", "opening f16", "measuring q8_0 beside f16"} <= set(told)
     told.clear()
     figures = _small(tmp_path / "work", "q8_0").run(lambda doing, *_: told.append(doing))
-    assert {each.split(" ")[0] for each in told} == {"measuring", "filling"}
+    assert {each.split(" ")[0] for each in told} == {"opening", "measuring", "filling"}
     assert [each.type for each in figures] == ["f16", "q8_0"]
     assert not (tmp_path / "work").exists()
 
@@ -135,7 +137,7 @@ def test_the_cache_type_reaches_the_engine_and_counts(tmp_path: Path, monkeypatc
     assert shops[0]._settings() != shops[1]._settings()  # figures of one do not stand for the other
 
 
-@pytest.mark.parametrize("at", ["writing", "measuring f16", "quantising", "measuring q8_0"])
+@pytest.mark.parametrize("at", ["writing", "quantising", "opening", "measuring"])
 def test_a_stopped_run_goes_on(tmp_path: Path, at: str) -> None:
     told: list[str] = []
 
@@ -147,8 +149,8 @@ def test_a_stopped_run_goes_on(tmp_path: Path, at: str) -> None:
         _small(tmp_path / "work", "q8_0").run(stop)
     figures = _small(tmp_path / "work", "q8_0").run(lambda doing, *_: told.append(doing))
     assert [each.type for each in figures] == ["f16", "q8_0"]
-    done = {"writing": 0, "measuring f16": 1, "quantising": 2, "measuring q8_0": 3}[at]
-    order = ["writing random weights", "measuring f16", "quantising to q8_0", "measuring q8_0"]
+    done = {"writing": 0, "quantising": 1, "opening": 2, "measuring": 2}[at]
+    order = ["writing random weights", "quantising to q8_0", "opening f16", "measuring q8_0 beside f16"]
     assert [each for each in dict.fromkeys(told) if each in order] == order[done:]
 
 
@@ -193,11 +195,12 @@ def test_what_cannot_be_done(tmp_path: Path, arguments: list[str], said: str) ->
 
 def test_goals() -> None:
     plain = Figures("f16", 13_480_000_000, 1.6)
-    good = judge([plain, Figures("q4_k_s", 3_860_000_000, 4.72, 4_400_000_000)])
+    good = judge([plain, Figures("q4_k_s", 3_860_000_000, 4.72, 1.6, 4_400_000_000)])
     assert [each.met for each in good] == [None, None, True, True, True]
-    bad = judge([plain, Figures("q4_k_m", 4_100_000_000, 4.31, 4_800_000_000), Figures("q8_0", 7, 9.0, 8)])
+    bad = judge([plain, Figures("q4_k_m", 4_100_000_000, 4.31, 1.6, 4_800_000_000), Figures("q8_0", 7, 9.0, 1.0, 8)])
     assert [each.met for each in bad] == [None, None, False, False, False, None, True, True]
-    assert good[3].line() == ("q4_k_s", "decoding", "4.72 tokens/s, 2.95 times F16", "at least 2.7 times", "yes")
+    shown = "4.72 tokens/s, 2.95 times F16's 1.60"
+    assert good[3].line() == ("q4_k_s", "decoding", shown, "at least 2.7 times", "yes")
 
 
 def test_types_once_each() -> None:
@@ -206,10 +209,26 @@ def test_types_once_each() -> None:
         parse_types("f16")
 
 
-def test_an_answer_that_ends_is_no_rate() -> None:
-    class Short:
-        def generate(self, requests: Any) -> list[Completion]:
-            return [Completion("", "stop", 1, 3, 0.1)]
+class Answering:
+    """An engine whose answers have ``tokens`` tokens; it notes in ``turns`` that it was asked for a whole one."""
 
+    def __init__(self, name: str, tokens: int, turns: list[str]) -> None:
+        self.name, self.tokens, self.turns = name, tokens, turns
+
+    def generate(self, requests: Any) -> list[Completion]:
+        if requests[0].max_tokens > 1:
+            self.turns.append(self.name)
+        return [Completion("", "stop", 1, self.tokens, 0.1)]
+
+
+def test_engines_take_turns() -> None:
+    turns: list[str] = []
+    engines: list[Any] = [Answering("a", 64, turns), Answering("b", 64, turns)]
+    assert len(decoding_rates(engines, quiet)) == 2
+    assert turns == ["a", "b"] * workshop.TURNS
+
+
+def test_an_answer_that_ends_is_no_rate() -> None:
+    engines: list[Any] = [Answering("a", 3, [])]
     with pytest.raises(EngineError, match="after 3 of 64"):
-        decoding_rate(Short())  # type: ignore[arg-type]
+        decoding_rates(engines, quiet)

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,7 @@ from .goals import Figures
 from .shape import CONTEXT, Shape, write_model
 
 MARK, NAME, PLAIN = "bench.json", "model.gguf", "f16"
-TOKENS, RUNS = 64, 3
+TOKENS, TURNS = 64, 5
 PROMPT = "one two three four five six seven"
 SPARE = 200 << 20
 """Bytes of disk left free."""
@@ -58,7 +59,7 @@ def _estimate(shape: Shape, type: str) -> int:
 
 @define
 class Workshop:
-    """Makes and measures F16 and ``types`` of ``shape`` in ``folder``, one after the other.
+    """Makes F16 and ``types`` of ``shape`` in ``folder``, and measures each type beside F16.
 
     Models are there under their names only when they are whole, and figures are noted as they are measured, so that a
     run that was stopped goes on. Without ``keep`` a quantised file goes when it is measured, all else at the end.
@@ -83,15 +84,16 @@ class Workshop:
         self._open()
         self._need_room()
         self._tell_of_memory(tell)
-        for type in (PLAIN, *self.types):
+        for type in self.types:
             if type not in self.figures:
-                path = self._make(type, tell)
-                self.figures[type] = self._measure(runtime, type, path, tell)
+                self.figures[type] = self._measure(runtime, type, tell)
                 self._note(self.figures)
-            if type != PLAIN and not self.keep:
+            if not self.keep:
                 shutil.rmtree(self.folder / type, ignore_errors=True)
+        found = [self.figures[type] for type in self.types]
+        plain = Figures(PLAIN, self._path(PLAIN).stat().st_size, median(each.plain_rate for each in found))
         self._close()
-        return [self.figures[type] for type in (PLAIN, *self.types)]
+        return [plain, *found]
 
     def _open(self) -> None:
         """Makes the folder, or takes up what a stopped run left there."""
@@ -142,8 +144,8 @@ class Workshop:
 
     def _tell_of_memory(self, tell: Tell) -> None:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if total < 2 * self.shape.parameters:
-            tell(f"F16 does not fit in {total / 1e9:.1f} GB of memory: its rate is that of the disk")
+        if total < 2 * self.shape.parameters + max(_estimate(self.shape, each) for each in self.types):
+            tell(f"F16 and another do not fit in {total / 1e9:.1f} GB of memory: rates are those of the disk")
 
     def _path(self, type: str) -> Path:
         return self.folder / type / NAME
@@ -162,17 +164,20 @@ class Workshop:
         commit(aside, path)
         return path
 
-    def _measure(self, runtime: LlamaCppRuntime, type: str, path: Path, tell: Tell) -> Figures:
-        tell(f"measuring {type}")
-        context = min(self.context, CONTEXT)
-        opened: Any = runtime.open(path.parent, context=context, threads=self.threads)
-        with opened as engine:
-            rate = decoding_rate(engine)
-            if type == PLAIN:  # reading a whole context takes minutes at 16 bits, and nothing hangs on it
-                return Figures(type, path.stat().st_size, rate)
+    def _measure(self, runtime: LlamaCppRuntime, type: str, tell: Tell) -> Figures:
+        """A type's figures, made first where it is not there; F16 is open beside it and answers in turns with it."""
+        path, context = self._make(type, tell), min(self.context, CONTEXT)
+        folders = [self._path(PLAIN).parent, path.parent]
+        with ExitStack() as opened:
+            engines: list[Any] = []
+            for folder in folders:
+                tell(f"opening {folder.name}")
+                engine: Any = runtime.open(folder, context=context, threads=self.threads)
+                engines.append(opened.enter_context(engine))
+            plain_rate, rate = decoding_rates(engines, lambda done: tell(f"measuring {type} beside f16", done, TURNS))
             tell(f"filling a context of {context} tokens with {type}")
-            fill(engine)
-            return Figures(type, path.stat().st_size, rate, engine.memory())
+            fill(engines[-1])
+            return Figures(type, path.stat().st_size, rate, plain_rate, engines[-1].memory())
 
     def _close(self) -> None:
         """Takes away what was made; with ``keep`` the note only, so that the next run measures anew."""
@@ -185,18 +190,22 @@ class Workshop:
                 self.folder.rmdir()
 
 
-def decoding_rate(engine: Engine) -> float:
-    """Tokens per second of one greedy stream: the median of ``RUNS`` answers of ``TOKENS`` tokens.
+def decoding_rates(engines: Sequence[Engine], told: Callable[[int], None]) -> list[float]:
+    """Tokens per second of one greedy stream of each engine: medians of ``TURNS`` answers of ``TOKENS`` tokens.
 
-    The short prompt is read before, once, and taken from the cache then. Raises ``EngineError`` where the model ends
-    its answers by itself.
+    They take turns, as a machine's rate changes from minute to minute. The short prompt is read before, once, and
+    taken from the cache then. ``told`` is called with the turns done. Raises ``EngineError`` where a model ends its
+    answers by itself.
     """
-    engine.generate([Request(prompt=PROMPT, max_tokens=1)])
-    rates = []
-    for _ in range(RUNS):
-        begun = time.perf_counter()
-        (answer,) = engine.generate([Request(prompt=PROMPT, max_tokens=TOKENS)])
-        rates.append(answer.completion_tokens / (time.perf_counter() - begun))
-        if answer.completion_tokens < TOKENS:
-            raise EngineError(f"the answer ended after {answer.completion_tokens} of {TOKENS} tokens")
-    return median(rates)
+    rates: list[list[float]] = [[] for _ in engines]
+    for engine in engines:
+        engine.generate([Request(prompt=PROMPT, max_tokens=1)])
+    for turn in range(TURNS):
+        told(turn)
+        for engine, found in zip(engines, rates, strict=True):
+            begun = time.perf_counter()
+            (answer,) = engine.generate([Request(prompt=PROMPT, max_tokens=TOKENS)])
+            found.append(answer.completion_tokens / (time.perf_counter() - begun))
+            if answer.completion_tokens < TOKENS:
+                raise EngineError(f"the answer ended after {answer.completion_tokens} of {TOKENS} tokens")
+    return [median(each) for each in rates]
