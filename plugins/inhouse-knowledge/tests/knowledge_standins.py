@@ -83,9 +83,17 @@ class ExactStore:
 
 
 class FolderStep:
-    """A step whose folders lie under ``root``; ``checkpoints`` may be an earlier step's."""
+    """A step whose folders lie under ``root``; ``checkpoints`` may be an earlier step's, ``before`` are the outputs of
+    earlier ones."""
 
-    def __init__(self, root: Path, embedder: Any, store: Any = None, checkpoints: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        embedder: Any,
+        store: Any = None,
+        checkpoints: Path | None = None,
+        before: Sequence[Path] = (),
+    ) -> None:
         self.output = root / "output"
         self.checkpoints = checkpoints or root / "checkpoints"
         self.output.mkdir(parents=True)
@@ -94,6 +102,10 @@ class FolderStep:
         self.notices: list[str] = []
         self.facts: dict[str, Any] = {}
         self.told: list[float] = []
+        self.before = before
+
+    def earlier(self) -> list[Artifact]:
+        return [Artifact("knowledge", path, "0") for path in self.before]
 
     def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
         self.told.append(done)

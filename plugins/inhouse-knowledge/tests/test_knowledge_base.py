@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,49 @@ def test_only_what_changed_is_embedded_again(tmp_path: Path) -> None:
         assert {(h.document, h.score) for h in fresh.search(query, 5)} == {
             (h.document, h.score) for h in base.search(query, 5)
         }
+
+
+def test_a_later_run_embeds_only_what_changed(tmp_path: Path) -> None:
+    rows = many(150)
+    rows[9]["text"] = f"# First\n{rows[9]['text']}\n# Second\nShort.\n# Third\n{rows[18]['text']}"
+    first = index(tmp_path / "1", rows)
+    changed = [
+        *rows[:9],
+        {**rows[9], "text": rows[9]["text"].replace("Short.", "Now of zebras.")},
+        *({**row, "path": "moved.md", "metadata": {"year": 2026}} for row in rows[10:70]),
+        *rows[72:],
+        document("new", "Something new."),
+    ]
+    embedder = HashingEmbedder()
+    second = index(tmp_path / "2", changed, embedder=embedder, before=[first.output])
+    embedded = [text for call in embedder.calls for text in call]
+    assert len(embedded) == 2, embedded
+    assert embedded[0].endswith("Now of zebras.")
+    assert embedded[1] == "New\nSomething new."
+    fresh = index(tmp_path / "3", changed)
+    assert content(second.output) == content(fresh.output), "as if there had been no run before"
+    assert any(str(fresh.facts["passages"] - 2) in said for said in second.notices), second.notices
+    assert "item71" not in content(second.output).decode("latin-1")
+
+
+@pytest.mark.parametrize("wrong", ["embedder", "vector", "file", "version", "gone"])
+def test_an_earlier_base_that_does_not_fit_is_passed_over(tmp_path: Path, wrong: str) -> None:
+    name = "other@2" if wrong == "embedder" else "hashing@1"
+    good = index(tmp_path / "good", SHOP[:2])
+    bad = index(tmp_path / "bad", SHOP, embedder=HashingEmbedder(name)).output
+    with closing(sqlite3.connect(bad / DATABASE)) as base, base:
+        if wrong == "vector":
+            base.execute("UPDATE vectors SET vector = zeroblob(256) WHERE chunk = 2")
+        if wrong == "version":
+            base.execute("PRAGMA user_version = 1")
+    if wrong == "file":
+        (bad / DATABASE).write_bytes(b"damaged" * 1000)
+    if wrong == "gone":
+        (bad / DATABASE).unlink()
+    embedder = HashingEmbedder()
+    step = index(tmp_path / "2", SHOP, embedder=embedder, before=[bad, good.output])
+    assert [text for call in embedder.calls for text in call] == [f"Tents\n{SHOP[2]['text']}"]
+    assert content(step.output) == content(index(tmp_path / "3", SHOP).output)
 
 
 def test_another_embedder_or_chunk_size_starts_anew(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Texts to unit vectors: tokenise, sort by length, encode, pool, normalise."""
+"""Texts to unit vectors: tokenise, sort by length, encode, normalise."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
@@ -82,13 +82,15 @@ class MiniLM:
         with self._lock, _threads(self.options.threads):
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
-                result[batch] = self._encode([rows[at] for at in batch])
+                result[batch] = self._encoder([rows[at] for at in batch]).numpy()
         if not np.isfinite(result).all():
             raise DataError(
                 "the encoder gives NaN or infinity",
                 where=str(self._folder.path),
                 hint="its weights are damaged; install or copy the model again",
             )
+        lengths = np.linalg.norm(result, axis=1, keepdims=True)
+        result /= np.where(lengths > 0, lengths, 1)
         return result
 
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
@@ -97,26 +99,6 @@ class MiniLM:
         encoded = self._tokenizer.encode_batch_fast([clean(text) for text in texts])
         ids = (row.ids for row in encoded)
         return [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
-
-    def _encode(self, rows: list[list[int]]) -> Vectors:
-        """Unit vectors of one batch of token ids."""
-        import torch
-
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self._padding, dtype=torch.long)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = torch.tensor(row)
-            mask[at, : len(row)] = 1
-        with torch.inference_mode():
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-            if self._folder.pooling == "cls":
-                pooled = hidden[:, 0]
-            else:
-                weights = mask.unsqueeze(-1).to(hidden.dtype)
-                pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-            unit: Vectors = torch.nn.functional.normalize(pooled.float(), dim=-1).numpy()
-        return unit
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -133,7 +115,17 @@ class MiniLM:
         return tokenizer
 
     @cached_property
-    def _model(self) -> torch.nn.Module:
+    def _encoder(self) -> Callable[[Sequence[Sequence[int]]], torch.Tensor]:
+        """Token ids of texts of descending length to vectors: ours for BERT, else transformers' own model."""
+        from inhouse_minilm.packed import PackedBert, compute_dtype, fits
+        from inhouse_minilm.padded import PaddedEncoder
+
+        model, pooling = self._loaded(), self._folder.pooling
+        if not fits(model.config):
+            return PaddedEncoder(model, pooling=pooling)
+        return PackedBert(model, pooling=pooling, dtype=compute_dtype(self.options.dtype))
+
+    def _loaded(self) -> Any:
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModel
@@ -153,12 +145,7 @@ class MiniLM:
         absent = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
         if absent:
             raise DataError(f"weights are missing: {', '.join(absent[:3])} …", where=str(path))
-        encoder: torch.nn.Module = model.eval()
-        return encoder
-
-    @property
-    def _padding(self) -> int:
-        return int(getattr(self._model.config, "pad_token_id", 0) or 0)
+        return model.eval()
 
 
 def clean(text: str) -> str:
