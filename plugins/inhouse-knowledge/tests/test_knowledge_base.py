@@ -17,7 +17,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from knowledge_standins import DIMENSION, ExactStore, FolderStep, HashingEmbedder, corpus, document, index, many, opened
+from knowledge_standins import (
+    DIMENSION,
+    ExactStore,
+    FolderStep,
+    HashingEmbedder,
+    Rereading,
+    corpus,
+    document,
+    index,
+    many,
+    opened,
+)
 
 from inhouse.errors import ArtifactError, DataError, Interrupted, PluginError, RecipeError, ResourceError
 from inhouse_knowledge import Options, inhouse_indexers
@@ -74,6 +85,27 @@ def test_each_leg_alone_and_both_by_weight(shop: Path) -> None:
     both = opened(shop, lexical_weight=0.5).search("returned items", 3)
     assert both[0].score == pytest.approx(vectors[0].score + 0.5, abs=1e-5)
     assert {hit.document: hit.score for hit in both[1:]} == {hit.document: hit.score for hit in vectors[1:]}
+
+
+def test_a_cross_encoder_orders_the_best_anew(tmp_path: Path) -> None:
+    rows = [document(f"zebra-{at}", f"Stripes {'z' * at} here.", "Animal") for at in range(6)]
+    embedder = Rereading()
+    folder = index(tmp_path, rows, Options(rerank=4), embedder=embedder).output
+    plain = opened(folder, embedder=embedder).search("stripes here", 6)
+    base = opened(folder, embedder=embedder, rerank=4)
+    found = base.search("stripes here", 2)
+    assert sorted(embedder.reread) == sorted(f"Animal\n{each.text}" for each in plain[:4])
+    first, second = sorted(plain[:4], key=lambda each: -each.text.count("z"))[:2]
+    assert [hit.document for hit in found] == [first.document, second.document]
+    assert found[0].score == first.text.count("z")
+    assert len(base.search("stripes here", 6)) == 6
+    assert len(embedder.reread) == 6, "as many as are asked for"
+    assert base.search("", 3) == []
+    with pytest.raises(RecipeError, match="hashing@1 has none") as caught:
+        opened(folder, rerank=4)
+    assert "cross_encoder" in str(caught.value.hint)
+    with pytest.raises(RecipeError, match="rerank needs a cross-encoder"):
+        index(tmp_path / "none", rows, Options(rerank=4))
 
 
 def test_equal_passages_come_in_the_order_of_the_documents(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, RobertaConfig, RobertaModel
 
 from inhouse.errors import DataError, ResourceError
 from inhouse_minilm import Options, folder, inhouse_embedders
@@ -116,6 +116,59 @@ def test_what_is_no_bert_runs_as_transformers_has_it(tiny: Path, tmp_path: Path)
         states = model(torch.tensor([[2, 5, 6, 3]])).last_hidden_state[0].mean(0).numpy()
     np.testing.assert_allclose(short, states / np.linalg.norm(states), atol=1e-5)
     assert abs(float(np.linalg.norm(long)) - 1) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def cross(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder of the tiny BERT's shape, with random weights."""
+    path = copy(tiny, tmp_path_factory.mktemp("cross") / "tiny-cross")
+    torch.manual_seed(3)
+    config = BertConfig.from_pretrained(tiny)
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(path)
+    return path
+
+
+def test_a_cross_encoder_reads_query_and_passage_together(tiny: Path, cross: Path) -> None:
+    assert MiniLM(Options(model=tiny)).rerank is None
+    embedder = MiniLM(Options(model=tiny, cross_encoder=cross, dtype="float32", batch_size=2))
+    assert embedder.probe() is None
+    texts = ["the order", "shipped on monday", "", " ".join(WORDS * 9), "the order"]
+    assert embedder.rerank is not None
+    scores = embedder.rerank("order may be returned", texts)
+    model = BertForSequenceClassification.from_pretrained(cross)
+    model.train(False)
+    query = [2, *(5 + WORDS.index(word) for word in ["order", "may", "be", "returned"]), 3]
+    second = [5 + WORDS.index(word) for word in texts[1].split()] + [3]
+    with torch.inference_mode():
+        types = torch.tensor([[0] * len(query) + [1] * len(second)])
+        expected = float(model(torch.tensor([query + second]), token_type_ids=types).logits[0, 0])
+    assert scores[1] == pytest.approx(expected, abs=1e-5)
+    assert scores[0] == scores[4]
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+    alone = np.concatenate([embedder.rerank("order may be returned", [text]) for text in texts])
+    assert np.array_equal(alone, scores), "a pair's score does not depend on its neighbours"
+    narrow = MiniLM(Options(model=tiny, cross_encoder=cross, dtype="bfloat16")).rerank
+    assert narrow is not None
+    np.testing.assert_allclose(narrow("order may be returned", texts), scores, atol=0.05)
+
+
+def test_what_is_no_cross_encoder(tiny: Path, cross: Path, tmp_path: Path) -> None:
+    for path, said in ((tiny, "weights are missing: classifier"), (tmp_path / "gone", "no such folder")):
+        rerank = MiniLM(Options(model=tiny, cross_encoder=path)).rerank
+        assert rerank is not None
+        with pytest.raises(DataError, match=said):
+            rerank("order", ["the order"])
+    assert "no such folder" in (MiniLM(Options(model=tiny, cross_encoder=tmp_path / "gone")).probe() or "")
+    config = BertConfig.from_pretrained(cross)
+    config.num_labels = 3
+    copy(tiny, tmp_path / "three")
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "three")
+    rerank = MiniLM(Options(model=tiny, cross_encoder=tmp_path / "three")).rerank
+    assert rerank is not None
+    with pytest.raises(DataError, match="is no cross-encoder: BertForSequenceClassification with 3 outputs"):
+        rerank("order", ["the order"])
 
 
 def test_pools_as_the_definition_says(tiny: Path, tmp_path: Path) -> None:

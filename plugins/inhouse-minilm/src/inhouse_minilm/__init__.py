@@ -19,6 +19,10 @@ class Options:
         default=None,
         metadata={"help": "folder of another BERT-like encoder (safetensors); else all-MiniLM-L6-v2"},
     )
+    cross_encoder: Path | None = field(
+        default=None,
+        metadata={"help": "folder of a cross-encoder for `[knowledge.sqlite] rerank`; a BERT with one output"},
+    )
     batch_size: int = field(
         default=32,
         validator=[validators.ge(1), validators.le(4096)],

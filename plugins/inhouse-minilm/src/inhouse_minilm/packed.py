@@ -127,7 +127,8 @@ class PackedBert:
     def __init__(self, model: Any, *, pooling: Literal["mean", "cls"], dtype: torch.dtype) -> None:
         given = model.embeddings
         self._words = given.word_embeddings.weight.detach()
-        self._places = given.position_embeddings.weight.detach() + given.token_type_embeddings.weight.detach()[0]
+        self._places = given.position_embeddings.weight.detach()
+        self._types = given.token_type_embeddings.weight.detach()
         self._norm = _Norm(given.LayerNorm, torch.float32)
         heads = model.config.num_attention_heads
         self._layers = [_Layer(each, heads, dtype) for each in model.encoder.layer]
@@ -135,18 +136,23 @@ class PackedBert:
         self._dtype = dtype
 
     @torch.inference_mode()
-    def __call__(self, texts: Sequence[Sequence[int]]) -> Tensor:
+    def __call__(self, texts: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """``types``: the token types of a pair of texts, 0 and 1; all 0 without."""
         runs = list(_runs([len(each) for each in texts]))
-        x = self._norm(self._embedded(texts)).to(self._dtype)
+        x = self._norm(self._embedded(texts, types)).to(self._dtype)
         for layer in self._layers:
             x = layer(x, runs)
         return torch.cat([self._pooled(x[run.rows].view(run.count, run.length, -1)) for run in runs])
 
-    def _embedded(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Words and places of all tokens (rows, dimension), with rows of zeros where there are too few."""
+    def _embedded(self, texts: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tensor:
+        """Words, places and types of all tokens (rows, dimension), with rows of zeros where there are too few."""
         ids = torch.tensor([token for text in texts for token in text])
         places = torch.cat([torch.arange(len(text)) for text in texts])
         found = functional.embedding(ids, self._words) + functional.embedding(places, self._places)
+        if types is None:
+            found += self._types[0]
+        else:
+            found += functional.embedding(torch.tensor([each for text in types for each in text]), self._types)
         return functional.pad(found, (0, 0, 0, max(0, FEWEST_ROWS - len(found))))
 
     def _pooled(self, states: Tensor) -> Tensor:
