@@ -141,7 +141,7 @@ class Table:
 
     def _number(self, query: str) -> int:
         ((found,),) = self._connection.execute(query)
-        return int(found)  # type: ignore[arg-type]
+        return int(found)
 
 
 def connected(name: str, cache: int, *, reading: bool = False) -> apsw.Connection:
