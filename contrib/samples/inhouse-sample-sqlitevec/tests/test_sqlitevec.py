@@ -118,6 +118,14 @@ def test_opens_again_to_the_same_answers_and_the_same_bytes(tmp_path: Path) -> N
     assert kept(tmp_path / "one") == [name], "reading put something beside the file"
 
 
+def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
+    folder = tmp_path / "a b#c?mode=rw&%20 'é'"
+    store(folder).rebuild([1, 2], cloud(2), generation=1)
+    again = SqliteVecStore()
+    assert again.open(folder, dimension=DIMENSION, generation=1)
+    assert again.search(cloud(2)[1], 1) == [(2, 1.0)]
+
+
 def test_refuses_what_is_not_the_index_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opens(folder: Path, dimension: int = DIMENSION, generation: int = 3) -> bool:
         return SqliteVecStore().open(folder, dimension=dimension, generation=generation)

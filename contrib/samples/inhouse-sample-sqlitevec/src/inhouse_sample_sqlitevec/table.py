@@ -97,11 +97,9 @@ class Table:
 
     def put(self, ids: Ids, vectors: Vectors) -> None:
         """Adds unit or zero vectors, float32 (n, dimension), all or none; an id that is there is replaced."""
-        lifted = np.column_stack([vectors, ~vectors.any(axis=1)]).astype(np.float32)
-        keys = ids.tolist()
         with self._connection:
             self.remove(ids)
-            rows = zip(keys, map(np.ndarray.tobytes, lifted), strict=True)
+            rows = zip(ids.tolist(), _lifted(vectors), strict=True)
             self._connection.executemany("INSERT INTO vectors(id, vector) VALUES (?, ?)", rows)
 
     def remove(self, ids: Ids) -> None:
@@ -142,6 +140,13 @@ class Table:
     def _number(self, query: str) -> int:
         ((found,),) = self._connection.execute(query)
         return int(found)
+
+
+def _lifted(vectors: Vectors) -> Iterator[bytes]:
+    """Each vector with one more number, 1 for a zero vector and else 0, as sqlite-vec takes it."""
+    for start in range(0, len(vectors), LARGEST_K):
+        block = vectors[start : start + LARGEST_K]
+        yield from map(np.ndarray.tobytes, np.column_stack([block, ~block.any(axis=1)]).astype(np.float32))
 
 
 def connected(name: str, cache: int, *, reading: bool = False) -> apsw.Connection:
