@@ -7,7 +7,6 @@ template of Ollama's Modelfile, what a GGUF without any rounding expects next, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from attrs import frozen
 
@@ -19,7 +18,7 @@ from inhouse_gguf.facts import metadata
 from .follow import FOLLOWED, Answer, answer, follow, truth, unrounded
 from .golden import TOOLS, golden, golden_with_tools
 from .row import Row, judged
-from .stops import Ended, beginnings, ended, run_on
+from .stops import Ended, beginnings, end_token, ended, marks, run_on
 from .tokens import Ids, differences, through_ollama, tokens, with_tools
 
 _ANSWERS = 3
@@ -58,7 +57,7 @@ def parity(step: Step, models: Mapping[str, Artifact], dialogues: Sequence[Seque
         ollama = through_ollama(engine, file, chats, known.ids)
         adds = told.get("tokenizer.ggml.bos_token_id") if told.get("tokenizer.ggml.add_bos_token") else None
         wrong += tools.wrong + ollama.wrong + beginnings(engine, known.ended, adds)
-    wrong += _marks(told, known.ends, [ids for ids in known.ids if ids])
+    wrong += marks(told, known.ends, [ids for ids in known.ids if ids])
     with unrounded(step, original) as engine:
         followed, strayed = follow(engine, known.answers)
         wrong += strayed + run_on(engine, known.ended)
@@ -70,8 +69,9 @@ def parity(step: Step, models: Mapping[str, Artifact], dialogues: Sequence[Seque
         f"{followed} greedy tokens the same answer",
     ]
     said.append(f"{len(known.ended)} answers end by themselves" if known.ended else "no answer of the tuned model ends")
+    change = end_token(told, known.ends, original.path) or _CHANGE
     return judged(
-        "parity", not wrong, "; ".join(wrong[:3]) or ", ".join(said), _CHANGE,
+        "parity", not wrong, "; ".join(wrong[:3]) or ", ".join(said), change,
         chats=count, followed=followed, ended=len(known.ended), wrong=wrong,
     )  # fmt: skip
 
@@ -98,17 +98,3 @@ def _ends(engine: Engine, chats: Sequence[Sequence[Message]]) -> set[int]:
             ids, spans = label_spans(engine, chat)
             found |= {ids[end - 1] for _, end in spans}
     return found
-
-
-def _marks(told: Mapping[str, Any], ends: set[int], truth: Sequence[list[int]]) -> list[str]:
-    """Whether there is never a second BOS, and the token that ends a turn is one that ends generation."""
-    wrong = []
-    bos = told.get("tokenizer.ggml.bos_token_id")
-    if any(ids[:2] == [bos, bos] for ids in truth):
-        wrong.append("chats begin with two BOS tokens")
-    stops = {told.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
-    if missing := ends - stops:
-        known = told["tokenizer.ggml.tokens"]
-        names = ", ".join(repr(known[each]) for each in sorted(missing))
-        wrong.append(f"{names} ends a turn and does not end generation in the GGUF")
-    return wrong

@@ -1,0 +1,96 @@
+"""The gate ``parity`` on tiny models that were really tuned, converted and loaded, and whose answers do not end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inhouse.errors import StepError
+from support.tiny_llama import make_model
+
+from .test_gates import RECIPE, Runs
+from .test_quantization_aware import write_chats
+
+END = "<|turn|>"
+"""Ends turns here. llama.cpp knows <|im_end|> by its text, and would stop at it whatever the file says."""
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),  # peft's use of it
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stops")
+    base = make_model(folder / "base", initializer_range=0.05)
+    for name in FILES:
+        (base / name).write_text((base / name).read_text(encoding="utf-8").replace("<|im_end|>", END), encoding="utf-8")
+    write_chats(folder / "train.jsonl", 24, 100)
+    write_chats(folder / "heldout.jsonl", 8, 500)
+    (folder / "recipe.toml").write_text(RECIPE.replace('"q8_0"', '"f32"'), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(project: Path) -> Runs:
+    return Runs(project)
+
+
+@pytest.fixture
+def said_end(project: Path) -> Iterator[None]:
+    """The tokenizer's settings name another token as the end than the one that the template ends turns with, and that
+    transformers, by generation_config.json, stops at."""
+    path = project / "base" / "tokenizer_config.json"
+    before = path.read_text(encoding="utf-8")
+    assert json.loads(before)["eos_token"] == END
+    path.write_text(json.dumps({**json.loads(before), "eos_token": "<|endoftext|>"}), encoding="utf-8")
+    yield
+    path.write_text(before, encoding="utf-8")
+
+
+def failed(run: Runs, *sets: str) -> tuple[StepError, dict[str, Any]]:
+    """The error, and the row of parity."""
+    with pytest.raises(StepError, match="gate parity failed") as caught:
+        run(*sets)
+    assert caught.value.exit_code == 1
+    (row,) = (
+        each for each in json.loads(Path(str(caught.value.where)).read_text())["gates"] if each["gate"] == "parity"
+    )
+    return caught.value, row
+
+
+def test_where_the_end_is_the_right_one_it_passes(run: Runs) -> None:
+    assert run()["parity"] == "passed"
+    assert "2 answers end by themselves" in run.noted["parity"]["measured"]
+
+
+def test_a_tokenizer_that_names_another_end_is_found(run: Runs, said_end: None) -> None:
+    error, row = failed(run)
+    assert f"'{END}' ends a turn and does not end generation in the GGUF: '<|endoftext|>' does" in error.message
+    assert row["figures"]["ended"] == 2  # the tuned model's do, in transformers
+    assert len([each for each in row["figures"]["wrong"] if "the stop token does not stop" in each]) == 2
+    assert row["change"].startswith(f'"eos_token": "{END}" in tokenizer_config.json of the base')
+    assert row["change"] in str(error.hint)
+
+
+def test_a_file_that_was_given_another_end_is_found(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's own files agree: the conversion is at fault."""
+    from inhouse_gguf import tokenizer
+
+    keep = tokenizer._keep_template_plain
+
+    def spoil(special: Any) -> None:
+        keep(special)
+        special.special_token_ids["eos"] = 0
+
+    monkeypatch.setattr(tokenizer, "_keep_template_plain", spoil)
+    _, row = failed(run, "seed=1")
+    ends = [each for each in row["figures"]["wrong"] if "the stop token does not stop" in each]
+    assert len(ends) == 2
+    assert "an answer that the tuned model ends after" in ends[0]
+    assert "the conversion is at fault" in row["change"]
