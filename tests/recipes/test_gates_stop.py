@@ -1,4 +1,5 @@
-"""The gate ``parity`` on tiny models that were really tuned, converted and loaded, and whose answers do not end."""
+"""The gate ``parity`` on tiny models that were really tuned, converted and loaded, and whose answers do not end, or are
+too long for the context."""
 
 from __future__ import annotations
 
@@ -94,3 +95,34 @@ def test_a_file_that_was_given_another_end_is_found(run: Runs, monkeypatch: pyte
     assert len(ends) == 2
     assert "an answer that the tuned model ends after" in ends[0]
     assert "the conversion is at fault" in row["change"]
+
+
+@pytest.fixture
+def template(project: Path) -> Iterator[Path]:
+    """The base's, which a test may change."""
+    path = project / "base" / "chat_template.jinja"
+    before = path.read_text(encoding="utf-8")
+    yield path
+    path.write_text(before, encoding="utf-8")
+
+
+def test_a_context_in_which_nothing_can_be_followed_fails(run: Runs, template: Path) -> None:
+    """Every chat begins with so much that no answer of 32 tokens has room after it."""
+    template.write_text(
+        "You are the service desk of a shop for tents and lanterns, and brief. " * 2 + template.read_text()
+    )
+    error, row = failed(run)
+    assert row["figures"]["followed"] == 0
+    assert row["figures"]["chats"] == 33  # their tokens are the same
+    assert "no answer was followed: no chat with 32 tokens of one fits a context of 128" in error.message
+    least = int(row["change"].removeprefix("target.context = ").removesuffix(" or more"))
+    assert run(f"target.context={least}")["parity"] == "passed"
+    assert "33 chats give the same tokens" in run.noted["parity"]["measured"]
+    assert ", 0 greedy tokens" not in run.noted["parity"]["measured"]
+
+
+def test_a_template_that_refuses_system_messages_is_compared_without(run: Runs, template: Path) -> None:
+    refusing = "{% if messages and messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    template.write_text(refusing + template.read_text())
+    assert run()["parity"] == "passed"
+    assert "33 chats give the same tokens" in run.noted["parity"]["measured"]
