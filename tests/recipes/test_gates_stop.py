@@ -79,6 +79,22 @@ def test_a_tokenizer_that_names_another_end_is_found(run: Runs, said_end: None) 
     assert row["change"] in str(error.hint)
 
 
+def test_an_end_that_llama_cpp_knows_by_its_text_is_none_to_complain_of(run: Runs) -> None:
+    """As in Phi-3 and Gemma: the file's keys name another end than the one of turns, and answers end all the same."""
+    base = run.project / "base"
+    before = {name: (base / name).read_text(encoding="utf-8") for name in FILES}
+    try:
+        for name, text in before.items():
+            (base / name).write_text(text.replace(END, "<|im_end|>"), encoding="utf-8")
+        config = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8"))
+        (base / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|endoftext|>"}))
+        assert run()["parity"] == "passed"
+        assert "2 answers end by themselves" in run.noted["parity"]["measured"]
+    finally:
+        for name, text in before.items():
+            (base / name).write_text(text, encoding="utf-8")
+
+
 def test_a_file_that_was_given_another_end_is_found(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's own files agree: the conversion is at fault."""
     from inhouse_gguf import tokenizer
