@@ -158,10 +158,15 @@ class Planner:
 
     def _of_quantizer(self, kind: str, where: str) -> str:
         """The service of ``kind`` that the first quantizer names which names one."""
-        sections = [each.section for each in self.recipe.steps if each.stage == "quantizer"]
-        for options in (self.choose("quantizer", each).options for each in sections):
-            for name in (name for name, named in opt.marked(options, "names") if named == kind):
-                return str(getattr(options, name))
+        known = sorted({each.spec.name for each in self.registry.all(kind)})
+        for section in (each.section for each in self.recipe.steps if each.stage == "quantizer"):
+            made = self.choose("quantizer", section)
+            for name in (name for name, named in opt.marked(made.options, "names") if named == kind):
+                use, key = str(getattr(made.options, name)), f"{section.path}.{made.backend.spec.name}.{name}"
+                if use in known:
+                    return use
+                hint = f'{key} = one of {", ".join(known)}; or no "auto" here'
+                raise RecipeError(f'"auto" is what {key} says, and {use!r} is no {kind}', where=where, hint=hint)
         raise RecipeError(f"no quantizer of this recipe names a {kind}", where=where, hint='a name instead of "auto"')
 
     def _misspelt(self, section: Section, read: set[str]) -> None:

@@ -218,6 +218,11 @@ def test_an_option_may_name_a_service(holding: Kernel, recipe: Path, asked: str,
     [
         (["finetune.hold.rounding=corse"], "finetune.hold.rounding: no rounding named 'corse' is installed (installed: coarse, fine)"),
         (["finetune.hold.rounding=auto"], "finetune.hold.rounding: no quantizer of this recipe names a rounding"),
+        (
+            ["finetune.hold.rounding=auto", "quantize.use=grid", "quantize.grid.type=auto"],
+            "finetune.hold.rounding: \"auto\" is what quantize.grid.type says, and 'auto' is no rounding\n"
+            '  try: quantize.grid.type = one of coarse, fine; or no "auto" here',
+        ),
     ],
 )  # fmt: skip
 def test_a_service_that_an_option_names_in_vain_is_told(

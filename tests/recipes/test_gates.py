@@ -94,7 +94,7 @@ def test_a_faithful_file_passes(run: Runs) -> None:
         ("parity", "passed"), ("survival", "passed"), ("fit", "passed"), ("task", "skipped"),
     ]  # fmt: skip
     said = run.noted["parity"]["measured"]
-    assert "37 chats give the same tokens" in said
+    assert "33 chats give the same tokens" in said
     assert "33 of them through the Modelfile's template" in said
     assert "the template takes no tools" in said
     assert "greedy tokens the same answer" in said
@@ -133,7 +133,7 @@ def test_a_machine_with_too_little_disk(run: Runs) -> None:
 
 
 def test_another_kind_of_quantised_model_is_judged_too(run: Runs) -> None:
-    states = run("quantize.use=bitsandbytes", "target.memory=64GiB", 'gates.gates.accept=["survival"]')
+    states = run("quantize.use=bitsandbytes", 'gates.gates.accept=["survival"]')
     assert states["parity"] == "skipped"
     assert states["fit"] == "passed"
     assert states["survival"] in ("passed", "failed")

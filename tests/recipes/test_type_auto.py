@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inhouse import Kernel, Recipe, Run
-from inhouse.errors import StepError
+from inhouse.errors import RecipeError, StepError
 from inhouse.plugins import Registry
 from inhouse_gguf.ladder import LADDER, Rung, choose
 from support.tiny_llama import make_model
@@ -48,6 +48,21 @@ def test_the_best_type_that_holds_is_taken(project: Path) -> None:
     assert made["gates"].meta["gates"]["survival"]["passed"]
     with pytest.raises(StepError, match="no type holds to the target: q8_0: slower than 100000000 tokens/s"):
         run(project, "target.speed=100000000")
+
+
+@pytest.mark.parametrize("kind", ["auto", "f16", "iq2_xs"])
+def test_a_training_for_a_type_that_is_no_rounding_is_refused_by_the_plan(project: Path, kind: str) -> None:
+    registry = Registry([each for each in entry_points(group="inhouse") if each.name in PLUGINS])
+    sets = ("finetune.lora.quantization_aware=auto", f"quantize.gguf.type={kind}")
+    recipe = Recipe.load(project / "recipe.toml", set=sets, environment={})
+    with pytest.raises(
+        RecipeError, match=f"\"auto\" is what quantize.gguf.type says, and '{kind}' is no rounding"
+    ) as said:
+        Kernel(project / "home", registry=registry).plan(recipe)
+    assert "finetune.lora.quantization_aware" in str(said.value.where)
+    assert "quantize.gguf.type = one of " in str(said.value.hint)
+    assert "q4_0" in str(said.value.hint)
+    assert said.value.exit_code == 2
 
 
 def rung(kind: str, size: int, nats: float | None, why: str = "") -> Rung:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from inhouse.errors import ArtifactError
+from inhouse.errors import DataError
+from inhouse_bundle import reader
 from inhouse_bundle.gguf_file import KEY, copy_with_lineage, lineage_of, read_gguf
 
 
@@ -33,11 +35,11 @@ def write(path: Path, *, keys: int = 3, tensors: int = 3, alignment: int = 32, l
 
 
 def contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    reader = GGUFReader(path)
-    keys = {name: each.contents() for name, each in reader.fields.items() if not name.startswith("GGUF.")}
-    for each in reader.tensors:
-        assert each.data_offset % reader.alignment == 0
-    return keys, {each.name: (each.tensor_type, each.data.tobytes()) for each in reader.tensors}
+    found = GGUFReader(path)
+    keys = {name: each.contents() for name, each in found.fields.items() if not name.startswith("GGUF.")}
+    for each in found.tensors:
+        assert each.data_offset % found.alignment == 0
+    return keys, {each.name: (each.tensor_type, each.data.tobytes()) for each in found.tensors}
 
 
 @pytest.mark.parametrize("alignment", [8, 32, 4096])
@@ -78,10 +80,55 @@ def test_what_is_no_gguf(tmp_path: Path) -> None:
     whole = write(path).read_bytes()
     for content in (b"", b"GGUF", whole[:40], b"GGUF" + b"\xff" * 60):
         path.write_bytes(content)
-        with pytest.raises(ArtifactError, match="cannot be read as GGUF"):
+        with pytest.raises(DataError, match="cannot be read as GGUF"):
             read_gguf(path)
-    with pytest.raises(ArtifactError, match="cannot be read as GGUF"):
+    with pytest.raises(DataError, match="cannot be read as GGUF"):
         lineage_of(path)
+
+
+def head(tensors: int, keys: int) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, keys)
+
+
+def tensor(name: bytes, offset: int, columns: int = 8) -> bytes:
+    return struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, columns, 0, offset)
+
+
+KEY_A = struct.pack("<Q", 1) + b"a"
+ARRAY, UINT8, STRING = 9, 0, 8
+HOSTILE = {
+    "magic": (b"GGUX" + head(0, 0)[4:], "magic"),
+    "cut": (head(0, 2)[:20], "cannot be read as GGUF"),
+    "tensors": (head(1 << 60, 0), "it ends at byte"),
+    "keys": (head(0, 1 << 60), "it ends at byte"),
+    "name": (head(0, 1) + struct.pack("<Q", 1 << 62) + b"x" * 40, "it ends at byte"),
+    "array": (head(0, 1) + KEY_A + struct.pack("<IIQ", ARRAY, UINT8, 1 << 60), "it ends at byte"),
+    "texts": (head(0, 1) + KEY_A + struct.pack("<IIQ", ARRAY, STRING, 1 << 60), "it ends at byte"),
+    "nested": (head(0, 1) + KEY_A + 999 * struct.pack("<IQ", ARRAY, 1 << 60), "cannot be read as GGUF"),
+    "shape": (head(1, 0) + struct.pack("<QcIQQIQ", 1, b"t", 2, 1 << 63, 1 << 63, 0, 0) + bytes(99), "cannot be read"),
+    "offset": (head(1, 0) + tensor(b"t", 1 << 62) + bytes(99), "it ends at byte"),
+    "short": (head(2, 0) + tensor(b"a", 0) + tensor(b"b", 32) + bytes(60), "it ends at byte"),
+    "overlap": (head(2, 0) + tensor(b"a", 0, 64) + tensor(b"b", 32) + bytes(999), "'b' lies over 'a'"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(tmp_path: Path, name: str) -> None:
+    content, words = HOSTILE[name]
+    (tmp_path / "a.gguf").write_bytes(content)
+    for read in (read_gguf, lineage_of):
+        with pytest.raises(DataError, match=words) as told:
+            read(tmp_path / "a.gguf")
+        assert told.value.exit_code == 2
+        assert told.value.where == str(tmp_path / "a.gguf")
+
+
+def test_a_header_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte of the file is a value in memory."""
+    monkeypatch.setattr(reader, "READS", 1000)
+    (tmp_path / "a.gguf").write_bytes(head(0, 1) + KEY_A + struct.pack("<IIQ", ARRAY, UINT8, 5000) + bytes(5000))
+    with pytest.raises(DataError, match="more than 1,000 values"):
+        read_gguf(tmp_path / "a.gguf")
 
 
 def test_the_other_byte_order_is_left_alone(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inhouse.errors import ArtifactError
+from inhouse.errors import DataError
 from inhouse_bundle.gguf_file import read_gguf
 from inhouse_bundle.modelfile import modelfile
 
@@ -72,5 +72,5 @@ def test_a_system_text_cannot_break_out(write, system: str) -> None:  # type: ig
 def test_what_is_no_gguf(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"nothing")
-    with pytest.raises(ArtifactError, match="GGUF"):
+    with pytest.raises(DataError, match="GGUF"):
         read_gguf(path)

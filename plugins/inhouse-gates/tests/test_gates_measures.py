@@ -17,7 +17,6 @@ from inhouse_evaluate.divergence import Marked, divergence, write_reference
 from inhouse_gates import GATES, GateChecked, GatesOptions
 from inhouse_gates.evaluator import GatesEvaluator
 from inhouse_gates.golden import golden
-from inhouse_gates.parity import _marks
 from inhouse_gates.task import task
 from inhouse_testing.recording import RecordingStep
 
@@ -89,18 +88,6 @@ def test_tasks_may_lose_five_points() -> None:
     assert "quantization_aware" in row.change
     assert task(GatesOptions(), solved(50, 60)).state == "passed"
     assert task(GatesOptions(), {}).state == "skipped"
-
-
-def test_marks() -> None:
-    told = {
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.tokens": ["a", "<s>", "</s>", "<end>"],
-    }
-    assert _marks(told, {2}, [[1, 0], [1, 0]]) == []
-    assert _marks(told, {2}, [[1, 1, 0]]) == ["chats begin with two BOS tokens"]
-    assert _marks(told, {3}, [[0]]) == ["'<end>' ends a turn and does not end generation in the GGUF"]
-    assert _marks({**told, "tokenizer.ggml.eot_token_id": 3}, {3}, [[0]]) == []
 
 
 def test_golden_chats_are_many_and_of_every_kind() -> None:

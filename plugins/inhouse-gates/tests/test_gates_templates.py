@@ -11,7 +11,7 @@ from gguf import GGUFWriter
 
 from inhouse.values import Completion, Message, Request
 from inhouse_gates.golden import TOOLS, golden, golden_with_tools
-from inhouse_gates.stops import SHORT, beginnings, ended, run_on
+from inhouse_gates.stops import SHORT, beginnings, end_token, ended, marks, run_on
 from inhouse_gates.tokens import differences, through_ollama, tokens, with_tools
 
 CHATML = (
@@ -147,3 +147,34 @@ def test_a_second_bos_in_the_runtimes_prompt_is_found() -> None:
     assert beginnings(Engine([("stop", 4)], bos=1), kept, 7) == []  # type: ignore[arg-type]
     (wrong,) = beginnings(Engine([("stop", 4)], bos=1), kept, None)  # type: ignore[arg-type]
     assert "with one BOS" in wrong
+
+
+TOLD = {
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.tokens": ["a", "<s>", "</s>", "<end>"],
+}
+
+
+def test_marks() -> None:
+    assert marks(TOLD, {2}, [[1, 0], [1, 0]]) == []
+    assert marks(TOLD, {2}, [[1, 1, 0]]) == ["chats begin with two BOS tokens"]
+    assert marks(TOLD, {3}, [[0]]) == ["'<end>' ends a turn and does not end generation in the GGUF: '</s>' does"]
+    assert marks({**TOLD, "tokenizer.ggml.eot_token_id": 3}, {3}, [[0]]) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"eos_token": "</s>"}', '"eos_token": "<end>" in tokenizer_config.json of the base'),
+        ('{"eos_token": {"content": "</s>"}}', '"eos_token": "<end>" in tokenizer_config.json of the base'),
+        ("{}", '"eos_token": "<end>" in tokenizer_config.json of the base'),
+        ("[1]", '"eos_token": "<end>" in tokenizer_config.json of the base'),
+        ('{"eos_token": "<end>"}', ""),  # the conversion is at fault
+    ],
+)
+def test_what_to_change_where_turns_do_not_end(tmp_path: Path, config: str, said: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    assert end_token(TOLD, {3}, tmp_path).startswith(said)
+    assert end_token(TOLD, {3}, tmp_path) or not said
+    assert end_token(TOLD, {2}, tmp_path) == ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -262,49 +261,6 @@ def test_stopped_while_the_file_goes(server: Any, run: Run) -> None:
     while any(server.blobs.iterdir()) and time.monotonic() < deadline:  # the server drops what came
         time.sleep(0.01)
     assert list(server.blobs.iterdir()) == []
-
-
-def test_a_step_that_ends_after_the_file_went_sends_it_once(server: Any, run: Run) -> None:
-    heads = iter([True, False])  # asked before it goes, and after
-    server.faults["HEAD", "/api/blobs/"] = lambda handler: next(heads) or handler.raw(500, b"")
-    assert "does not say what files it has" in str(fails(run))
-    server.faults.clear()
-    run()
-    assert server.count("POST", "/api/blobs/") == 1
-
-
-def test_killed_between_file_and_model_sends_nothing_twice(
-    kernel: Kernel, server: Any, run: Run, recipe_file: Path, tmp_path: Path
-) -> None:
-    reached, killed = threading.Event(), threading.Event()
-
-    def hold(handler: Any) -> None:
-        reached.set()
-        killed.wait(120)
-
-    server.faults["POST", "/api/create"] = hold
-    code = (
-        "import sys; from importlib.metadata import EntryPoint; from inhouse import Kernel, Recipe;"
-        "from inhouse.plugins import Registry;"
-        "points = [EntryPoint(n, m, 'inhouse') for n, m in"
-        " (('core', 'inhouse.builtin'), ('ollama', 'inhouse_ollama'), ('parts', 'ollama_parts'))];"
-        "Kernel(sys.argv[1], registry=Registry(points)).run(Recipe.load(sys.argv[2]))"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(kernel.home), str(recipe_file)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    try:
-        assert reached.wait(120)
-        child.send_signal(signal.SIGKILL)
-    finally:
-        child.kill()
-        child.wait()
-        killed.set()
-    server.faults.clear()
-    run()
-    assert server.count("POST", "/api/blobs/") == 1
-    assert [each.name for each in server.manifests.iterdir()] == ["desk:latest"]
 
 
 def test_only_the_host_of_the_recipe(server: Any, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from attrs import frozen
 from gguf import GGUFEndian, GGUFReader
 
 from inhouse.artifacts import sync_folder
-from inhouse.errors import ArtifactError
+from inhouse.errors import DataError
+
+from .reader import BoundedReader
 
 KEY = "inhouse.lineage"
 """The key under which a bundle's GGUF says how it was made: one JSON object as text."""
@@ -65,16 +67,16 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Reads the header. Raises ``ArtifactError`` when it is no GGUF."""
+    """Reads the header. Raises ``DataError`` when it is no GGUF."""
     try:
-        reader = GGUFReader(path)
+        reader = BoundedReader(path)
         template = _value(reader, _TEMPLATE)
         bos, eos, eot = (_token(reader, name) for name in ("bos", "eos", "eot"))
         adds_bos = _value(reader, "tokenizer.ggml.add_bos_token") is True
         chat = Chat(template if isinstance(template, str) else "", bos, eos, eot, adds_bos)
         return GgufFile(path, chat, _tokenizer(reader), _layout(reader))
     except Exception as error:
-        raise ArtifactError(f"cannot be read as GGUF: {error}", where=str(path)) from error
+        raise DataError(f"cannot be read as GGUF: {error}", where=str(path)) from error
 
 
 def copy_with_lineage(source: GgufFile, target: Path, text: str) -> bool:
@@ -167,9 +169,9 @@ def _token(reader: GGUFReader, name: str) -> str:
 
 
 def lineage_of(path: Path) -> str | None:
-    """The text under ``KEY``; None where there is none. Raises ``ArtifactError`` when it is no GGUF."""
+    """The text under ``KEY``; None where there is none. Raises ``DataError`` when it is no GGUF."""
     try:
-        found = _value(GGUFReader(path), KEY)
+        found = _value(BoundedReader(path), KEY)
     except Exception as error:
-        raise ArtifactError(f"cannot be read as GGUF: {error}", where=str(path)) from error
+        raise DataError(f"cannot be read as GGUF: {error}", where=str(path)) from error
     return found if isinstance(found, str) else None

@@ -17,7 +17,7 @@ from attrs import asdict, define, frozen
 
 from inhouse import codec
 from inhouse.artifacts import tree_digest, write_text
-from inhouse.errors import ArtifactError
+from inhouse.errors import ArtifactError, DataError
 from inhouse.protocols import Step
 from inhouse.values import Artifact, Json
 from inhouse_answer.bundle import SETTINGS, BundleSettings
@@ -83,8 +83,8 @@ class FolderPackager:
 
         ``gates`` is an input so that a bundle whose gates come out otherwise is another one.
 
-        Raises ``ArtifactError`` when an input is not what its kind says, ``RecipeError`` for a tool whose
-        name cannot be a folder's.
+        Raises ``DataError`` when an input is not what its kind says, ``ArtifactError`` when it is no longer what a
+        step made, ``RecipeError`` for a tool whose name cannot be a folder's.
         """
         folder = step.output
         inputs = [each for each in (model, knowledge, report, gates) if each]
@@ -159,7 +159,7 @@ def _gguf(model: Artifact) -> GgufFile | None:
         return None
     path = model.path / GGUF
     if not path.is_file():
-        raise ArtifactError(f"has no {GGUF}", where=str(model.path))
+        raise DataError(f"has no {GGUF}", where=str(model.path))
     return read_gguf(path)
 
 
@@ -183,9 +183,9 @@ def _read_report(artifact: Artifact | None) -> Mapping[str, Json]:
     try:
         found: Json = json.loads(path.read_bytes(), parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"is no report: {error}", where=str(path)) from error
+        raise DataError(f"is no report: {error}", where=str(path)) from error
     if not isinstance(found, dict):
-        raise ArtifactError("is no report: not a JSON object", where=str(path))
+        raise DataError("is no report: not a JSON object", where=str(path))
     return found
 
 

@@ -75,6 +75,6 @@ def inhouse_evaluators() -> Iterator[EvaluatorSpec]:
             Input("knowledge", optional=True),
         ),
         produces="report/gates",
-        version=4,
+        version=8,
         target=True,
     )

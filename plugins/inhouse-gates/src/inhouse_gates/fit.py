@@ -8,16 +8,18 @@ from pathlib import Path
 from inhouse.errors import EngineError
 from inhouse.protocols import Step
 from inhouse.values import Artifact, Message
-from inhouse_evaluate.load import measure_load, settings_of
+from inhouse_evaluate.apart import load_apart
 from inhouse_evaluate.models import weight_bytes
 
+from . import GATES
 from .row import Row, judged
 
 _CHANGE = "a smaller type, a shorter context, or a larger [target]"
 
 
 def fit(step: Step, model: Artifact, knowledge: Artifact | None, dialogues: Sequence[Sequence[Message]]) -> Row:
-    """Opens ``model`` with the target's context, fills the context, and measures memory and speed.
+    """Opens ``model`` with the target's context in a process of its own, fills the context, and measures memory and
+    speed there.
 
     On the disk of the machine that answers lie the model's files and the knowledge base, as a bundle holds them;
     answering writes nothing more.
@@ -32,8 +34,7 @@ def fit(step: Step, model: Artifact, knowledge: Artifact | None, dialogues: Sequ
         return judged("fit", False, said, _CHANGE, bytes=size, disk=disk)
     text = "\n".join(turn.content for dialogue in dialogues for turn in dialogue)
     try:
-        with step.services.engine(model, context=target.context) as engine:
-            load, settings = measure_load(engine, text), settings_of(engine)
+        load, settings = load_apart(step.services, model, target, text=text, tick=lambda: _tell(step))
     except EngineError as error:
         return judged("fit", False, f"cannot be loaded: {error.message}", _CHANGE, bytes=size, disk=disk)
     if settings:
@@ -55,6 +56,11 @@ def fit(step: Step, model: Artifact, knowledge: Artifact | None, dialogues: Sequ
         prefill_tokens_per_second=load.prefill_tokens_per_second,
         settings=settings,
     )
+
+
+def _tell(step: Step) -> None:
+    """That it goes on; raises where the user stopped it."""
+    step.progress(GATES.index("fit"), len(GATES), unit="gate", note="loading the model and filling its context")
 
 
 def _bytes(folder: Path) -> int:

@@ -7,10 +7,11 @@ template of Ollama's Modelfile, what a GGUF without any rounding expects next, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
 
 from attrs import frozen
 
+from inhouse.errors import RecipeError
 from inhouse.protocols import Engine, Step
 from inhouse.values import Artifact, Message
 from inhouse_evaluate.loss import label_spans
@@ -19,18 +20,19 @@ from inhouse_gguf.facts import metadata
 from .follow import FOLLOWED, Answer, answer, follow, truth, unrounded
 from .golden import TOOLS, golden, golden_with_tools
 from .row import Row, judged
-from .stops import Ended, beginnings, ended, run_on
+from .stops import Ended, beginnings, end_token, ended, marks, run_on
 from .tokens import Ids, differences, through_ollama, tokens, with_tools
 
 _ANSWERS = 3
 _DIALOGUES = 20
+_LEAST = 20
 _CHANGE = "report this with the model's name: the conversion is at fault"
 
 
 @frozen
 class _Truth:
     """What the model that was tuned makes: ids of the chats, and of those for tools, without and with them; the tokens
-    that end turns; greedy answers; answers that end."""
+    that end turns; greedy answers; answers that end. ``context`` is the least in which an answer can be followed."""
 
     ids: list[Ids]
     plain: list[Ids]
@@ -38,6 +40,7 @@ class _Truth:
     ends: set[int]
     answers: list[Answer]
     ended: list[Ended]
+    context: int
 
 
 def parity(step: Step, models: Mapping[str, Artifact], dialogues: Sequence[Sequence[Message]]) -> Row:
@@ -49,6 +52,7 @@ def parity(step: Step, models: Mapping[str, Artifact], dialogues: Sequence[Seque
     with truth(step, original) as engine:
         if not any(tokens(engine, chat) for chat in chats):
             return Row("parity", "skipped", "the model has no chat template")
+        chats += [_without_system(chat) for chat in chats if tokens(engine, chat) is None]
         known = _truth(engine, chats, dialogues)
     file = quantised.path / "model.gguf"
     told = metadata(file)
@@ -58,11 +62,16 @@ def parity(step: Step, models: Mapping[str, Artifact], dialogues: Sequence[Seque
         ollama = through_ollama(engine, file, chats, known.ids)
         adds = told.get("tokenizer.ggml.bos_token_id") if told.get("tokenizer.ggml.add_bos_token") else None
         wrong += tools.wrong + ollama.wrong + beginnings(engine, known.ended, adds)
-    wrong += _marks(told, known.ends, [ids for ids in known.ids if ids])
+        stops = len(run_on(engine, known.ended)) < len(known.ended)
+    # llama.cpp knows some ends of turns by their text: one that was seen to stop does, whatever the keys say
+    ends = set[int]() if stops else known.ends
+    wrong += marks(told, ends, [ids for ids in known.ids if ids])
     with unrounded(step, original) as engine:
         followed, strayed = follow(engine, known.answers)
         wrong += strayed + run_on(engine, known.ended)
-    count = len(chats) + len(known.tools)
+    compared = sum(ids is not None for ids in known.ids)
+    wrong += _too_little(known, compared, step.target.context)
+    count = compared + tools.chats
     said = [
         f"{count} chats give the same tokens",
         *tools.told,
@@ -70,8 +79,9 @@ def parity(step: Step, models: Mapping[str, Artifact], dialogues: Sequence[Seque
         f"{followed} greedy tokens the same answer",
     ]
     said.append(f"{len(known.ended)} answers end by themselves" if known.ended else "no answer of the tuned model ends")
+    change = _change(known, end_token(told, ends, original.path))
     return judged(
-        "parity", not wrong, "; ".join(wrong[:3]) or ", ".join(said), _CHANGE,
+        "parity", not wrong, "; ".join(wrong[:3]) or ", ".join(said), change,
         chats=count, followed=followed, ended=len(known.ended), wrong=wrong,
     )  # fmt: skip
 
@@ -87,7 +97,29 @@ def _truth(engine: Engine, chats: Sequence[Sequence[Message]], dialogues: Sequen
         ends=_ends(engine, chats),
         answers=[answer(engine, chat) for chat in fitting[:_ANSWERS]],
         ended=ended(engine, dialogues, fitting),
+        context=min(len(each) for each in ids if each) + FOLLOWED + 1,
     )
+
+
+def _too_little(known: _Truth, compared: int, context: int) -> list[str]:
+    """What was compared less than the gate stands for."""
+    found = []
+    if compared < _LEAST:
+        found.append(f"the chat template takes only {compared} chats, and {_LEAST} have to give the same tokens")
+    if not known.answers:
+        found.append(f"no answer was followed: no chat with {FOLLOWED} tokens of one fits a context of {context}")
+    return found
+
+
+def _change(known: _Truth, end: str) -> str:
+    """What to change where something is wrong; ``end``: where turns do not end."""
+    context = "" if known.answers else f"target.context = {known.context} or more"
+    return " and ".join(filter(None, (end, context))) or _CHANGE
+
+
+def _without_system(chat: Sequence[Message]) -> list[Message]:
+    """For templates that refuse system messages."""
+    return [turn for turn in chat if turn.role != "system"]
 
 
 def _ends(engine: Engine, chats: Sequence[Sequence[Message]]) -> set[int]:
@@ -95,20 +127,7 @@ def _ends(engine: Engine, chats: Sequence[Sequence[Message]]) -> set[int]:
     found = set()
     for chat in chats:
         if any(turn.role == "assistant" for turn in chat):
-            ids, spans = label_spans(engine, chat)
-            found |= {ids[end - 1] for _, end in spans}
+            with suppress(RecipeError):  # a chat that the template refuses
+                ids, spans = label_spans(engine, chat)
+                found |= {ids[end - 1] for _, end in spans}
     return found
-
-
-def _marks(told: Mapping[str, Any], ends: set[int], truth: Sequence[list[int]]) -> list[str]:
-    """Whether there is never a second BOS, and the token that ends a turn is one that ends generation."""
-    wrong = []
-    bos = told.get("tokenizer.ggml.bos_token_id")
-    if any(ids[:2] == [bos, bos] for ids in truth):
-        wrong.append("chats begin with two BOS tokens")
-    stops = {told.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
-    if missing := ends - stops:
-        known = told["tokenizer.ggml.tokens"]
-        names = ", ".join(repr(known[each]) for each in sorted(missing))
-        wrong.append(f"{names} ends a turn and does not end generation in the GGUF")
-    return wrong

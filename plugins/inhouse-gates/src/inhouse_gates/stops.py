@@ -1,8 +1,11 @@
-"""Whether answers begin with one BOS, and end by themselves where the tuned model's do."""
+"""Whether answers begin with one BOS, and end by themselves where the tuned model's do; if not, what to change."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -65,6 +68,50 @@ def run_on(engine: Engine, chats: Sequence[Ended]) -> list[str]:
         for each, made in zip(chats, engine.generate(requests), strict=True)
         if made.finish != "stop"
     ]
+
+
+def marks(told: Mapping[str, Any], ends: set[int], truth: Sequence[Sequence[int]]) -> list[str]:
+    """Whether there is never a second BOS, and the token that ends a turn is one that ends generation.
+
+    ``told``: metadata of the GGUF; ``ends``: the tokens that end turns; ``truth``: ids of chats.
+    """
+    wrong = []
+    bos = told.get("tokenizer.ggml.bos_token_id")
+    if any([*ids[:2]] == [bos, bos] for ids in truth):
+        wrong.append("chats begin with two BOS tokens")
+    if missing := _unended(told, ends):
+        end = told.get("tokenizer.ggml.eos_token_id")
+        known = repr(told["tokenizer.ggml.tokens"][end]) if end is not None else "nothing"
+        wrong.append(
+            f"{', '.join(map(repr, missing))} ends a turn and does not end generation in the GGUF: {known} does"
+        )
+    return wrong
+
+
+def end_token(told: Mapping[str, Any], ends: set[int], original: Path) -> str:
+    """What to change where :func:`marks` finds that turns do not end, and the files of ``original`` (``model/hf``) say
+    so; '' where the conversion is at fault."""
+    missing = _unended(told, ends)
+    if len(missing) != 1 or missing == [_eos(original)]:
+        return ""
+    return (
+        f'"eos_token": {json.dumps(missing[0])} in tokenizer_config.json of the base, as its chat template ends turns'
+    )
+
+
+def _unended(told: Mapping[str, Any], ends: set[int]) -> list[str]:
+    """The tokens that end turns and not generation."""
+    stops = {told.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
+    return [told["tokenizer.ggml.tokens"][each] for each in sorted(ends - stops)]
+
+
+def _eos(folder: Path) -> str:
+    """The tokenizer's token for the end; '' where it names none."""
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return str(found.get("content", "") if isinstance(found, dict) else found or "")
 
 
 def _question(dialogue: Sequence[Message]) -> Sequence[Message]:

@@ -26,10 +26,12 @@ class _TakesTools(Protocol):
 
 @frozen
 class Said:
-    """What is found of templates: ``wrong``, a line for each difference, and ``told``, what was compared."""
+    """What is found of templates: ``wrong``, a line for each difference, and ``told``, what was compared. ``chats``:
+    how many beside those that every way is compared with."""
 
     wrong: list[str]
     told: list[str]
+    chats: int = 0
 
 
 def tokens(engine: Engine, chat: Sequence[Message], tools: Sequence[Json] = ()) -> Ids:
@@ -68,7 +70,8 @@ def with_tools(
     if plain == truth:
         return Said([], ["the template takes no tools"])
     found = differences(chats, truth, [tokens(engine, chat, tools) for chat in chats], "the GGUF's template with tools")
-    return Said(found, [f"{len(chats)} of them with tools"])
+    count = sum(ids is not None for ids in truth)
+    return Said(found, [f"{count} of them with tools"], count)
 
 
 def through_ollama(engine: Engine, model: Path, chats: Sequence[Sequence[Message]], truth: Sequence[Ids]) -> Said:

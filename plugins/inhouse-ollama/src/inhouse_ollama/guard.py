@@ -19,6 +19,9 @@ LONGEST = 16 << 20
 SLOWEST = 3600.0
 """Seconds of one answer. Making a model copies its file on some versions of Ollama."""
 
+_OPENED = "connection.connect_tcp.started"
+"""httpcore's name of the event, which a connection that was kept does not have."""
+
 Tell = Callable[[int], None]
 """Called with the bytes of a request's body that were handed on so far; what it raises ends the request."""
 
@@ -33,6 +36,7 @@ class Guard(httpx.BaseTransport):
         self._longest = longest
         self._slowest = slowest
         self._inner = httpx.HTTPTransport(trust_env=False)
+        self._unkept = httpx.HTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sends it. Raises ``StepError`` for another host and for an answer that is packed, too long or too slow."""
@@ -42,7 +46,7 @@ class Guard(httpx.BaseTransport):
         request.headers["accept-encoding"] = "identity"
         if self.tell and isinstance(request.stream, httpx.SyncByteStream):
             request.stream = _Told(request.stream, self.tell)
-        response = self._inner.handle_request(request)
+        response = self._answer(request)
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             response.close()
             raise StepError("answers packed, although it was asked not to", where=self._host)
@@ -53,6 +57,23 @@ class Guard(httpx.BaseTransport):
     def close(self) -> None:
         """Closes the connections."""
         self._inner.close()
+        self._unkept.close()
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        """A server that ends, or is started again, closes the connections that it had kept open, maybe just while one
+        is written to. What got no answer there is sent once more over a new one: no call of Ollama's that is used
+        here does more when it comes twice. A file can be read once only, so it never goes over a kept connection.
+        """
+        if not isinstance(request.stream, httpx.ByteStream):
+            return self._unkept.handle_request(request)
+        while True:
+            seen: list[str] = []
+            request.extensions = {**request.extensions, "trace": lambda name, _, seen=seen: seen.append(name)}
+            try:
+                return self._inner.handle_request(request)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                if _OPENED in seen:
+                    raise
 
 
 class _Told(httpx.SyncByteStream):
