@@ -51,8 +51,9 @@ class Writer:
             connection.execute("PRAGMA foreign_keys = ON")
             if anew:
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {VERSIONS} COMMIT;")
+                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {VERSIONS}")
                 self._set(connection, identity=self._identity, generation="0")
+                connection.execute("COMMIT")
         return connection
 
     def _fits(self) -> bool:
