@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,7 @@ import numpy.typing as npt
 from inhouse.errors import ArtifactError
 from inhouse_knowledge.chunking import Chunk
 from inhouse_knowledge.corpus import Document
-from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, checksum, explained
+from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, checksum, explained, in_use
 
 Vectors = npt.NDArray[np.float32]
 Entry = tuple[Document, Sequence[Chunk], Vectors]
@@ -31,19 +34,25 @@ class Writer:
     """The working file; a context manager. Each :meth:`put` and :meth:`remove` is one transaction.
 
     ``identity`` says what the contents depend on besides the documents (embedder, chunk size …). A file
-    of another identity or schema, or a damaged one, is started anew; ``fresh`` tells.
+    of another identity or schema, or a damaged one, is started anew; ``fresh`` tells. A second writer waits for the
+    first, and raises ``ResourceError`` after ``BUSY_SECONDS``.
     """
 
     def __init__(self, path: Path, identity: dict[str, str | int]) -> None:
         self.path = path
         self._identity = json.dumps(identity, sort_keys=True)
-        self._connection = self._opened(path, anew=False)
-        self.fresh = not self._fits()
-        if self.fresh:
-            self._connection.close()
-            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                path.with_name(name).unlink(missing_ok=True)
-            self._connection = self._opened(path, anew=True)
+        self._lock = _locked(path)
+        try:
+            self._connection = self._opened(path, anew=False)
+            self.fresh = not self._fits()
+            if self.fresh:
+                self._connection.close()
+                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                    path.with_name(name).unlink(missing_ok=True)
+                self._connection = self._opened(path, anew=True)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def _opened(self, path: Path, *, anew: bool) -> sqlite3.Connection:
         with explained(path):
@@ -116,16 +125,20 @@ class Writer:
         """
         self._check()
         aside = target.with_name(f".{target.name}.part")
-        with explained(target):
-            self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
-            self._set(self._connection, stamp=str(self._stamp()), checksum=checksum(self._connection))
+        try:
+            with explained(target):
+                aside.unlink(missing_ok=True)
+                self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+                self._set(self._connection, stamp=str(self._stamp()), checksum=checksum(self._connection))
+                self._connection.execute("VACUUM INTO ?", (str(aside),))
+                with closing(sqlite3.connect(aside)) as copy:
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                with aside.open("rb+") as file:
+                    os.fsync(file.fileno())
+                aside.replace(target)
+        except BaseException:
             aside.unlink(missing_ok=True)
-            self._connection.execute("VACUUM INTO ?", (str(aside),))
-            with closing(sqlite3.connect(aside)) as copy:
-                copy.execute("PRAGMA journal_mode = DELETE")
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(target)
+            raise
 
     def _check(self) -> None:
         """The full-text index against its passages, and every passage with its vector."""
@@ -158,6 +171,7 @@ class Writer:
     def close(self) -> None:
         """Closes the file; committed transactions are kept."""
         self._connection.close()
+        self._lock.close()
 
     def __enter__(self) -> Writer:
         return self
@@ -168,8 +182,26 @@ class Writer:
         self.close()
 
 
+def _locked(path: Path) -> IO[str]:
+    """Keeps other writers out until it is closed, or the process ends. SQLite's own locks hold for a transaction only,
+    and not for a file that is begun anew."""
+    with explained(path):
+        stream = path.with_name(f"{path.name}.lock").open("w")
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return stream
+        except BlockingIOError:
+            if time.monotonic() > until:
+                stream.close()
+                raise in_use(path) from None
+            time.sleep(0.1)
+
+
 class _Transaction:
-    """BEGIN IMMEDIATE, so that a second writer waits here and not in the middle; COMMIT or ROLLBACK."""
+    """BEGIN IMMEDIATE, so that whoever else has the file open is waited for here and not in the middle; COMMIT or
+    ROLLBACK."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
