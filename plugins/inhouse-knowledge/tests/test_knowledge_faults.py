@@ -8,16 +8,19 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import pytest
-from knowledge_standins import index, many
+from knowledge_standins import index, many, opened
 
-from inhouse.errors import ResourceError
-from inhouse_knowledge.indexer import DATABASE
+from inhouse.errors import ArtifactError, ResourceError
+from inhouse_knowledge.indexer import DATABASE, SqliteIndexer
+from inhouse_vectors.exact import ExactStore
 from support.small_disk import on_a_small_disk
 
 FULL = f"""
-import shutil
+import shutil, sqlite3
+from contextlib import closing
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from knowledge_standins import FolderStep, HashingEmbedder, corpus, edited, many, opened
 from inhouse.errors import ResourceError
@@ -35,6 +38,11 @@ def made(name, root, checkpoints=None):
 def files(folder):
     return {{path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}}
 
+def committed(folder):
+    with closing(sqlite3.connect(folder / "checkpoints" / "knowledge.sqlite")) as file:
+        tables = file.execute("SELECT name FROM sqlite_schema WHERE name = 'documents'").fetchall()
+        return tables and file.execute("SELECT * FROM documents").fetchall()
+
 old = made("old", disk / "old")
 before, whole = files(old), files(made("new", disk.parent / "whole"))
 errors = []
@@ -47,6 +55,14 @@ while True:
         errors.append(error)
     assert files(disk / "new" / "output").items() <= whole.items(), files(disk / "new" / "output").keys()
     assert files(old) == before
+    had = committed(disk / "new")
+    leave(0)
+    try:
+        made("new", disk / "again", disk / "new" / "checkpoints")
+        raise AssertionError("wrote on a full disk")
+    except ResourceError:
+        shutil.rmtree(disk / "again")
+    assert committed(disk / "new") == had, "a full disk is no reason to begin again"
     base = opened(old, HnswlibStore())
     assert base.search("item7", 1)[0].document == "doc-7"
     base.close()
@@ -55,7 +71,7 @@ while True:
     for name in ("new", "again"):
         shutil.rmtree(disk / name)
 assert len(errors) > 10
-print({{(error.message, error.hint) for error in errors}})
+assert all("free some space" in error.hint for error in errors)
 """
 
 
@@ -106,3 +122,74 @@ def test_of_two_processes_that_write_the_second_waits_or_is_told(
     whole = index(tmp_path / "whole", many(150)).output
     for each in ("first", "second"):
         assert (tmp_path / each / "output" / DATABASE).read_bytes() == (whole / DATABASE).read_bytes()
+
+
+ROWS = [{**row, "metadata": {"group": at % 3}, "pages": [0, 3]} for at, row in enumerate(many(30))]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return index(tmp_path_factory.mktemp("base"), ROWS, store=ExactStore()).output.parent
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    """With bit ``at`` the other way."""
+    return content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :]
+
+
+def wrong(folder: Path) -> list[str]:
+    """What doctor finds wrong."""
+    checks = SqliteIndexer().examine(folder, {"vector_store": ExactStore()}, mend=False)
+    return [each.name for each in checks if each.state == "wrong"]
+
+
+def used(folder: Path) -> None:
+    """Everything that a base is asked. Raises ``ArtifactError`` when it is refused."""
+    found = opened(folder, ExactStore())
+    try:
+        found.search("item7", 50)
+        found.search("about thing3", 50, where={"group": 1})
+        found.documents()
+    finally:
+        found.close()
+
+
+def test_a_flipped_bit_of_a_base_is_refused_or_does_no_harm(base: Path, tmp_path: Path) -> None:
+    """Whatever is refused, doctor finds wrong; no other error comes."""
+    content = (base / "output" / DATABASE).read_bytes()
+    drawn, refusals = Random(31), 0
+    for _ in range(120):
+        at = drawn.randrange(8 * len(content))
+        (tmp_path / DATABASE).write_bytes(flipped(content, at))
+        found = wrong(tmp_path)
+        try:
+            used(tmp_path)
+        except ArtifactError as error:
+            refusals += 1
+            assert found, at
+            assert error.hint, at
+    assert refusals
+
+
+def test_a_damaged_working_file_is_begun_again(base: Path, tmp_path: Path) -> None:
+    """Or the base that comes of it is sound: vectors in a working file have no checksum."""
+    content = (base / "checkpoints" / DATABASE).read_bytes()
+    whole = (base / "output" / DATABASE).read_bytes()
+    drawn = Random(37)
+    damages = {str(at): flipped(content, at) for at in drawn.sample(range(8 * len(content)), 40)}
+    damages |= {"empty": b"", "short": content[:-5000], "half": content[: len(content) // 2]}
+    damages |= {name: content.replace(old, new) for name, (old, new) in SPOILT.items()}
+    for name, damaged in damages.items():
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / DATABASE).write_bytes(damaged)
+        assert damaged != content, name
+        again = index(tmp_path / name, ROWS, store=ExactStore()).output
+        assert (again / DATABASE).read_bytes() == whole or (name.isdecimal() and not wrong(again)), name
+
+
+SPOILT = {
+    "a document": (b"About item7 and", b"About item8 and"),
+    "text that is none": (b"About item15 and", b"About\xffitem15 and"),
+    "pages that are none": (b"[0, 3]", b"[0. 3]"),
+    "a title": (b"Doc-3", b"Dot-3"),
+}

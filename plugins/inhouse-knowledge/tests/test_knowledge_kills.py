@@ -97,14 +97,14 @@ BEGINS = """
 from inhouse_knowledge.writer import Writer
 
 def work(folder):
-    Writer(folder / "knowledge.sqlite", {"embedder": "hashing@1"}).close()
+    Writer(folder / "knowledge.sqlite", {"embedder": "hashing@1", "dimension": 64}).close()
 """
 
 
 def test_killed_at_each_point_of_its_first_moment_a_file_is_begun_again(tmp_path: Path) -> None:
     """All points: few are dangerous."""
     for death in killed(BEGINS, tmp_path, points=1000, seed=SEED):
-        with Writer(death.folder / DATABASE, {"embedder": "hashing@1"}) as writer:
+        with Writer(death.folder / DATABASE, {"embedder": "hashing@1", "dimension": 64}) as writer:
             writer.put([])
             assert writer.digests() == {}
 

@@ -18,8 +18,9 @@ from attrs import frozen
 
 from inhouse.errors import ArtifactError
 from inhouse.values import Passage
+from inhouse_knowledge.checks import is_vector
 from inhouse_knowledge.corpus import written
-from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, explained
+from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, damaged, explained
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -168,10 +169,18 @@ class Reader:
             " JOIN documents ON documents.id = document WHERE chunks.id",
             ids,
         )
-        return {
-            key: Passage(name, number, title, text, start, end, 0.0, bisect_right(json.loads(pages), start))
-            for key, name, number, title, text, start, end, pages in rows
-        }
+        return {row[0]: self._passage(*row[1:]) for row in rows}
+
+    def _passage(self, name: str, number: int, title: str, text: str, start: int, end: int, pages: str) -> Passage:
+        """Raises ``ArtifactError`` for columns that hold something else."""
+        texts, numbers = (name, title, text, pages), (number, start, end)
+        if not all(type(each) is str for each in texts) or not all(type(each) is int for each in numbers):
+            raise damaged(self.path, "a passage is none")
+        try:
+            page = bisect_right(json.loads(pages), start)
+        except (TypeError, ValueError) as error:
+            raise damaged(self.path, f"the pages of {name} are none") from error
+        return Passage(name, number, title, text, start, end, 0.0, page)
 
     def vectors(self, ids: Sequence[int] | None = None) -> tuple[Ids, Vectors]:
         """Chunk ids and vectors, float32 (n, dimension), by rising id; all, or those of ``ids``."""
@@ -184,10 +193,13 @@ class Reader:
 
     def _matrix(self, rows: Iterable[tuple[Any, ...]], total: int) -> tuple[Ids, Vectors]:
         keys, matrix = np.empty(total, np.int64), np.empty((total, self.dimension), np.float32)
+        at = -1
         for at, (key, blob) in enumerate(rows):
-            if not isinstance(blob, bytes) or len(blob) != 4 * self.dimension:
-                raise ArtifactError(f"a vector has not {self.dimension} numbers", where=str(self.path))
+            if at >= total or type(key) is not int or not is_vector(blob, self.dimension):
+                raise damaged(self.path, f"a vector is not {self.dimension} numbers")
             keys[at], matrix[at] = key, np.frombuffer(blob, "<f4")
+        if at + 1 != total:
+            raise damaged(self.path, f"{at + 1} vectors where {total} are counted")
         return keys, matrix
 
     def _in(self, statement: str, ids: Sequence[int]) -> list[tuple[Any, ...]]:

@@ -94,17 +94,22 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _unusable(path, error.strerror or error) from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise in_use(path) from error
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
             raise _unusable(path, error) from error
-        raise ArtifactError(
-            f"the knowledge base is damaged: {error}",
-            where=str(path),
-            hint="run the recipe again: the step `knowledge` makes it anew",
-        ) from error
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, why: object) -> ArtifactError:
+    """The error for a file in which something cannot be what was written."""
+    return ArtifactError(
+        f"the knowledge base is damaged: {why}",
+        where=str(path),
+        hint="run the recipe again: the step `knowledge` makes it anew",
+    )
 
 
 def in_use(path: Path) -> ResourceError:

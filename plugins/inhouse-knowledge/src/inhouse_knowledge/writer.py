@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inhouse.errors import ArtifactError
+from inhouse_knowledge import checks
 from inhouse_knowledge.chunking import Chunk
 from inhouse_knowledge.corpus import Document
 from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, checksum, explained, in_use
@@ -33,7 +34,7 @@ VERSIONS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SC
 class Writer:
     """The working file; a context manager. Each :meth:`put` and :meth:`remove` is one transaction.
 
-    ``identity`` says what the contents depend on besides the documents (embedder, chunk size …). A file
+    ``identity`` says what the contents depend on besides the documents (embedder, its dimension, chunk size …). A file
     of another identity or schema, or a damaged one, is started anew; ``fresh`` tells. A second writer waits for the
     first, and raises ``ResourceError`` after ``BUSY_SECONDS``.
     """
@@ -41,6 +42,7 @@ class Writer:
     def __init__(self, path: Path, identity: dict[str, str | int]) -> None:
         self.path = path
         self._identity = json.dumps(identity, sort_keys=True)
+        self._dimension = int(identity["dimension"])
         self._lock = _locked(path)
         try:
             self._connection = self._opened(path, anew=False)
@@ -66,21 +68,26 @@ class Writer:
         return connection
 
     def _fits(self) -> bool:
+        """Whether it is the file that is wanted, and whole: what was committed before is handed over as it is."""
+        one = self._connection.execute
         try:
-            one = self._connection.execute
-            return (
-                one("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-                and one("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
-                and one("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-                and self._meta("identity") == self._identity
-            )
-        except sqlite3.OperationalError as error:
-            if "lock" in str(error):
-                with explained(self.path):
-                    raise
+            with explained(self.path):
+                return (
+                    one("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+                    and one("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+                    and one("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+                    and self._meta("identity") == self._identity
+                    and self._meta("generation").isdecimal()
+                    and next(self._wrong(), None) is None
+                )
+        except ArtifactError:
             return False
-        except sqlite3.DatabaseError:
-            return False
+
+    def _wrong(self) -> Iterator[str]:
+        yield from checks.documents(self._connection)
+        yield from checks.passages(self._connection)
+        yield from checks.vectors(self._connection, self._dimension)
+        yield from checks.words(self._connection)
 
     def digests(self) -> dict[str, str]:
         """Name and content digest of every document that is there."""
