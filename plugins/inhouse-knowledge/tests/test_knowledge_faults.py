@@ -11,9 +11,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from knowledge_standins import index, many, opened
+from knowledge_standins import document, index, many, opened
 
 from inhouse.errors import ArtifactError, ResourceError
+from inhouse_hnswlib.store import HnswlibStore
 from inhouse_knowledge.indexer import DATABASE, SqliteIndexer
 from inhouse_vectors.exact import ExactStore
 from support.small_disk import on_a_small_disk
@@ -24,6 +25,7 @@ from contextlib import closing
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from knowledge_standins import FolderStep, HashingEmbedder, corpus, edited, many, opened
 from inhouse.errors import ResourceError
+from inhouse_hnswlib.store import HnswlibStore
 from inhouse_hnswlib.store import HnswlibStore
 from inhouse_knowledge.indexer import SqliteIndexer
 
@@ -195,3 +197,24 @@ SPOILT = {
     "pages that are none": (b"[0, 3]", b"[0. 3]"),
     "a title": (b"Doc-3", b"Dot-3"),
 }
+
+
+def test_all_documents_go_and_come_back(tmp_path: Path) -> None:
+    """Each is found once, as in a base that never lost it, and no vector answers for a passage of before."""
+    checkpoints = tmp_path / "checkpoints"
+    others = [document(f"other-{at}", f"Of matter{at}.") for at in range(70)]
+    for at, rows in enumerate((many(70), others, [*others[:3], *many(70)])):
+        step = index(tmp_path / str(at), rows, store=HnswlibStore(), checkpoints=checkpoints)
+        found = opened(step.output, HnswlibStore())
+        hits = found.search("about thing3", 1000)
+        assert {hit.document for hit in hits} == {row["id"] for row in rows}
+        assert len(hits) == found.count()
+        found.close()
+    fresh = opened(index(tmp_path / "fresh", [*others[:3], *many(70)], store=HnswlibStore()).output, HnswlibStore())
+    again = opened(tmp_path / "2" / "output", HnswlibStore())
+    for query in ("item3 and thing3", "matter2", "about item69"):
+        assert [(hit.document, hit.chunk, hit.score) for hit in again.search(query, 5)] == [
+            (hit.document, hit.chunk, hit.score) for hit in fresh.search(query, 5)
+        ]
+    fresh.close()
+    again.close()
