@@ -26,7 +26,6 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from knowledge_standins import FolderStep, HashingEmbedder, corpus, edited, many, opened
 from inhouse.errors import ResourceError
 from inhouse_hnswlib.store import HnswlibStore
-from inhouse_hnswlib.store import HnswlibStore
 from inhouse_knowledge.indexer import SqliteIndexer
 
 STEP = 48 * 1024

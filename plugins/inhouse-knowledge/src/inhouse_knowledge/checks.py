@@ -47,11 +47,11 @@ def vectors(connection: sqlite3.Connection, dimension: int) -> Iterator[str]:
         "SELECT name, number, vector FROM vectors"
         " JOIN chunks ON chunks.id = chunk JOIN documents ON documents.id = document"
     ):
-        if not is_vector(vector, dimension):
+        if not _is_vector(vector, dimension):
             yield f"the vector of passage {number} of {name} is not {dimension} numbers"
 
 
-def is_vector(value: object, dimension: int) -> bool:
+def _is_vector(value: object, dimension: int) -> bool:
     """Whether a column holds ``dimension`` finite float32."""
     if not isinstance(value, bytes) or len(value) != 4 * dimension:
         return False

@@ -18,7 +18,6 @@ from attrs import frozen
 
 from inhouse.errors import ArtifactError
 from inhouse.values import Passage
-from inhouse_knowledge.checks import is_vector
 from inhouse_knowledge.corpus import written
 from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, damaged, explained
 
@@ -195,11 +194,13 @@ class Reader:
         keys, matrix = np.empty(total, np.int64), np.empty((total, self.dimension), np.float32)
         at = -1
         for at, (key, blob) in enumerate(rows):
-            if at >= total or type(key) is not int or not is_vector(blob, self.dimension):
-                raise damaged(self.path, f"a vector is not {self.dimension} numbers")
+            if at >= total or type(key) is not int or type(blob) is not bytes or len(blob) != 4 * self.dimension:
+                raise damaged(self.path, f"a vector has not {self.dimension} numbers")
             keys[at], matrix[at] = key, np.frombuffer(blob, "<f4")
         if at + 1 != total:
             raise damaged(self.path, f"{at + 1} vectors where {total} are counted")
+        if matrix.size and not np.isfinite([matrix.min(), matrix.max()]).all():
+            raise damaged(self.path, "a vector holds NaN or infinity")
         return keys, matrix
 
     def _in(self, statement: str, ids: Sequence[int]) -> list[tuple[Any, ...]]:
