@@ -176,6 +176,11 @@ class Store:
         found = [manifest for each in (self.home / "artifacts").glob("*") if (manifest := self.find(each.name))]
         return sorted(found, key=lambda each: each.created)
 
+    def earlier(self, step: str, backend: str) -> Iterator[Artifact]:
+        """What committed steps of this name and backend made, of whatever inputs and options, newest first."""
+        alike = (each for each in reversed(self.all()) if (each.step, each.backend) == (step, backend))
+        return itertools.chain.from_iterable(map(self.artifacts, alike))
+
     def verify(self, manifest: Manifest) -> list[str]:
         """Files whose bytes are no longer those that were committed."""
         folder = self.home / "artifacts" / manifest.fingerprint

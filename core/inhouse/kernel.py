@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from attrs import evolve, frozen
@@ -197,6 +197,7 @@ class _RunInProgress:
                 checkpoints=checkpoints,
                 history=tuple(self.history),
                 cancel=self.cancel,
+                earlier=partial(store.earlier, step.name, backend.spec.name),
             )
             self.publish(
                 events.StepStarted(step.name, step.stage, backend.spec.name, position, len(self.plan.steps), resumed)

@@ -54,6 +54,10 @@ class Step(Protocol):
     checkpoints: Path
     history: Sequence[StepRecord]
 
+    def earlier(self) -> Iterable[Artifact]:
+        """What this step made in the store before, of whatever inputs and options, newest first: for a backend that
+        takes over what did not change. The result must be what it would be without it."""
+
     def track(self, items: Iterable[T], *, total: int | None = None, unit: str = "item") -> Iterator[T]:
         """Yields ``items`` with progress events, and raises ``Interrupted`` when the run is cancelled."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,7 +15,7 @@ from inhouse.events import Event, MetricMeasured, Noticed, StepProgressed
 from inhouse.plan import PlannedStep
 from inhouse.recipe import Recipe
 from inhouse.services import LiveServices
-from inhouse.values import Json, StepRecord
+from inhouse.values import Artifact, Json, StepRecord
 
 T = TypeVar("T")
 _EVERY = 0.05
@@ -36,6 +36,7 @@ class RunningStep:
         checkpoints: Path,
         history: Sequence[StepRecord],
         cancel: threading.Event,
+        earlier: Callable[[], Iterable[Artifact]] = tuple,
     ) -> None:
         self.name = planned.name
         self.recipe = recipe.name
@@ -45,6 +46,7 @@ class RunningStep:
         self.output = next(iter(outputs.values()))
         self.checkpoints = checkpoints
         self.history = history
+        self.earlier = earlier
         self.facts: dict[str, Json] = {}
         self._planned = planned
         self._bus = bus

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from inhouse import Bus, InhouseError, Kernel, Recipe, SourceSpec, hookimpl, journal, runs
 from inhouse.codec import EventCodec
@@ -441,6 +442,18 @@ def test_progress_comes_at_most_twenty_times_a_second_and_the_last_one_always(tm
     told = of(StepProgressed, heard)
     assert len(told) < 1000
     assert (told[0].done, told[-1].done, told[-1].total, told[-1].unit) == (0, 10_000, 10_000, "row")
+
+
+def test_a_step_sees_what_it_made_before(tmp_path: Path, module: Module) -> None:
+    def work(self: Any, step: Any) -> None:
+        seen = [(each.path / "a").read_text() for each in step.earlier()]
+        (step.output / "a").write_text(f"{step.seed} after {', '.join(seen) or 'none'}")
+
+    kernel, recipe = only(tmp_path, module, work)
+    runs = [evolve(recipe, seed=1), evolve(recipe, seed=2)]
+    runs.append(Recipe.of({"steps": {"other": {"stage": "source", "use": "made"}}}, path=recipe.path))
+    made = [next(iter(kernel.run(each).products.values())) for each in runs]
+    assert [(each.path / "a").read_text() for each in made] == ["1 after none", "2 after 1 after none", "0 after none"]
 
 
 def test_a_log_line_in_a_step_is_bound_to_it(tmp_path: Path, module: Module) -> None:

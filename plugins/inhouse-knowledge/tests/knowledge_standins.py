@@ -47,6 +47,14 @@ def direction(word: str) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
 
 
+class Rereading(HashingEmbedder):
+    """Has a cross-encoder too: of two passages the one with more of the letter z answers better."""
+
+    def rerank(self, query: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.reread = list(texts)
+        return np.array([text.count("z") for text in texts], np.float32)
+
+
 class ExactStore:
     """A vector store that keeps a JSON file."""
 
@@ -90,9 +98,17 @@ class ExactStore:
 
 
 class FolderStep:
-    """A step whose folders lie under ``root``; ``checkpoints`` may be an earlier step's."""
+    """A step whose folders lie under ``root``; ``checkpoints`` may be an earlier step's, ``before`` are the outputs of
+    earlier ones."""
 
-    def __init__(self, root: Path, embedder: Any, store: Any = None, checkpoints: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        embedder: Any,
+        store: Any = None,
+        checkpoints: Path | None = None,
+        before: Sequence[Path] = (),
+    ) -> None:
         self.output = root / "output"
         self.checkpoints = checkpoints or root / "checkpoints"
         self.output.mkdir(parents=True)
@@ -101,6 +117,10 @@ class FolderStep:
         self.notices: list[str] = []
         self.facts: dict[str, Any] = {}
         self.told: list[float] = []
+        self.before = before
+
+    def earlier(self) -> list[Artifact]:
+        return [Artifact("knowledge", path, "0") for path in self.before]
 
     def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
         self.told.append(done)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from knowledge_standins import DIMENSION, ExactStore, FolderStep, HashingEmbedder, corpus, document, index, many, opened
+from knowledge_standins import (
+    DIMENSION,
+    ExactStore,
+    FolderStep,
+    HashingEmbedder,
+    Rereading,
+    corpus,
+    document,
+    index,
+    many,
+    opened,
+)
 
 from inhouse.errors import ArtifactError, DataError, Interrupted, PluginError, RecipeError, ResourceError
 from inhouse_knowledge import Options, inhouse_indexers
@@ -75,6 +87,27 @@ def test_each_leg_alone_and_both_by_weight(shop: Path) -> None:
     assert {hit.document: hit.score for hit in both[1:]} == {hit.document: hit.score for hit in vectors[1:]}
 
 
+def test_a_cross_encoder_orders_the_best_anew(tmp_path: Path) -> None:
+    rows = [document(f"zebra-{at}", f"Stripes {'z' * at} here.", "Animal") for at in range(6)]
+    embedder = Rereading()
+    folder = index(tmp_path, rows, Options(rerank=4), embedder=embedder).output
+    plain = opened(folder, embedder=embedder).search("stripes here", 6)
+    base = opened(folder, embedder=embedder, rerank=4)
+    found = base.search("stripes here", 2)
+    assert sorted(embedder.reread) == sorted(f"Animal\n{each.text}" for each in plain[:4])
+    first, second = sorted(plain[:4], key=lambda each: -each.text.count("z"))[:2]
+    assert [hit.document for hit in found] == [first.document, second.document]
+    assert found[0].score == first.text.count("z")
+    assert len(base.search("stripes here", 6)) == 6
+    assert len(embedder.reread) == 6, "as many as are asked for"
+    assert base.search("", 3) == []
+    with pytest.raises(RecipeError, match="hashing@1 has none") as caught:
+        opened(folder, rerank=4)
+    assert "cross_encoder" in str(caught.value.hint)
+    with pytest.raises(RecipeError, match="rerank needs a cross-encoder"):
+        index(tmp_path / "none", rows, Options(rerank=4))
+
+
 def test_equal_passages_come_in_the_order_of_the_documents(tmp_path: Path) -> None:
     made = index(tmp_path, [document(f"same-{at}", "All the same words.", "Title") for at in range(300)])
     for options in ({}, {"dense_weight": 0}, {"lexical_weight": 0}):
@@ -128,6 +161,49 @@ def test_only_what_changed_is_embedded_again(tmp_path: Path) -> None:
         assert {(h.document, h.score) for h in fresh.search(query, 5)} == {
             (h.document, h.score) for h in base.search(query, 5)
         }
+
+
+def test_a_later_run_embeds_only_what_changed(tmp_path: Path) -> None:
+    rows = many(150)
+    rows[9]["text"] = f"# First\n{rows[9]['text']}\n# Second\nShort.\n# Third\n{rows[18]['text']}"
+    first = index(tmp_path / "1", rows)
+    changed = [
+        *rows[:9],
+        {**rows[9], "text": rows[9]["text"].replace("Short.", "Now of zebras.")},
+        *({**row, "path": "moved.md", "metadata": {"year": 2026}} for row in rows[10:70]),
+        *rows[72:],
+        document("new", "Something new."),
+    ]
+    embedder = HashingEmbedder()
+    second = index(tmp_path / "2", changed, embedder=embedder, before=[first.output])
+    embedded = [text for call in embedder.calls for text in call]
+    assert len(embedded) == 2, embedded
+    assert embedded[0].endswith("Now of zebras.")
+    assert embedded[1] == "New\nSomething new."
+    fresh = index(tmp_path / "3", changed)
+    assert content(second.output) == content(fresh.output), "as if there had been no run before"
+    assert any(str(fresh.facts["passages"] - 2) in said for said in second.notices), second.notices
+    assert "item71" not in content(second.output).decode("latin-1")
+
+
+@pytest.mark.parametrize("wrong", ["embedder", "vector", "file", "version", "gone"])
+def test_an_earlier_base_that_does_not_fit_is_passed_over(tmp_path: Path, wrong: str) -> None:
+    name = "other@2" if wrong == "embedder" else "hashing@1"
+    good = index(tmp_path / "good", SHOP[:2])
+    bad = index(tmp_path / "bad", SHOP, embedder=HashingEmbedder(name)).output
+    with closing(sqlite3.connect(bad / DATABASE)) as base, base:
+        if wrong == "vector":
+            base.execute("UPDATE vectors SET vector = zeroblob(256) WHERE chunk = 2")
+        if wrong == "version":
+            base.execute("PRAGMA user_version = 1")
+    if wrong == "file":
+        (bad / DATABASE).write_bytes(b"damaged" * 1000)
+    if wrong == "gone":
+        (bad / DATABASE).unlink()
+    embedder = HashingEmbedder()
+    step = index(tmp_path / "2", SHOP, embedder=embedder, before=[bad, good.output])
+    assert [text for call in embedder.calls for text in call] == [f"Tents\n{SHOP[2]['text']}"]
+    assert content(step.output) == content(index(tmp_path / "3", SHOP).output)
 
 
 def test_another_embedder_or_chunk_size_starts_anew(tmp_path: Path) -> None:

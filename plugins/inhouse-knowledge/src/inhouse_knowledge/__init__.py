@@ -28,6 +28,11 @@ class Options:
         validator=[validators.ge(0), validators.lt(float("inf"))],
         metadata={"help": "weight of the words (BM25); 0 leaves them out of the search"},
     )
+    rerank: int = field(
+        default=0,
+        validator=[validators.ge(0), validators.le(1000)],
+        metadata={"help": "the best passages that the embedder's cross-encoder puts in order anew; 0 leaves it out"},
+    )
 
 
 @hookimpl

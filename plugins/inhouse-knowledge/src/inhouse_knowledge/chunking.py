@@ -40,6 +40,11 @@ class Chunk:
     end: int
 
 
+def embedded_text(title: str, text: str) -> str:
+    """What is embedded for a passage: its title says what the text is about."""
+    return f"{title}\n{text}"
+
+
 @frozen
 class _Section:
     title: str

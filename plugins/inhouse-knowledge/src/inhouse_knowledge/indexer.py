@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from attrs import field, frozen
 
 from inhouse.errors import DataError, RecipeError
 from inhouse.protocols import Embedder, Step, VectorStore
 from inhouse.values import Artifact
 from inhouse_knowledge import Options, corpus, vectors
-from inhouse_knowledge.chunking import CHUNKING_VERSION, Chunk, estimate_tokens, split
+from inhouse_knowledge.chunking import CHUNKING_VERSION, Chunk, embedded_text, estimate_tokens, split
 from inhouse_knowledge.corpus import Document
 from inhouse_knowledge.doctor import Check, examine
-from inhouse_knowledge.reader import Reader
+from inhouse_knowledge.earlier import Earlier, newest
+from inhouse_knowledge.reader import Reader, Vectors
 from inhouse_knowledge.schema import fts5_missing
-from inhouse_knowledge.search import SqliteKnowledge, embedded
+from inhouse_knowledge.search import SqliteKnowledge, embedded, reranker
 from inhouse_knowledge.writer import Entry, Writer
 
 DATABASE = "knowledge.sqlite"
@@ -58,8 +61,13 @@ class SqliteIndexer:
         path = source.path / "corpus.jsonl"
         found = _survey(path)
         embedder: Embedder = step.service("embedder")
+        self._check(embedder)
         count = self._count(step, embedder)
-        with Writer(step.checkpoints / DATABASE, self._identity(embedder)) as writer:
+        before = (each.path / DATABASE for each in step.earlier() if each.kind == "knowledge")
+        with (
+            closing(newest(before, embedder.name, embedder.dimension)) as earlier,
+            Writer(step.checkpoints / DATABASE, self._identity(embedder)) as writer,
+        ):
             present = writer.digests()
             gone = sorted(present.keys() - found.digests.keys())
             if gone:
@@ -69,10 +77,12 @@ class SqliteIndexer:
                 step.progress(done, len(found.digests), unit="document")
                 changed = [one for one in group if one.text.strip() and present.get(one.name) != one.digest]
                 if changed:
-                    writer.put(self._entries(changed, embedder, count))
+                    writer.put(self._entries(changed, embedder, count, earlier))
                 done += sum(1 for one in group if one.text.strip())
             step.progress(done, len(found.digests), unit="document")
             writer.hand_over(step.output / DATABASE)
+            if earlier.reused:
+                step.notice(f"{earlier.reused} passages are as before: their vectors are taken from the base of then")
         self._finish(step, embedder, found)
 
     def _count(self, step: Step, embedder: Embedder) -> Callable[[str], int]:
@@ -87,6 +97,11 @@ class SqliteIndexer:
         count: Callable[[str], int] = getattr(embedder, "count_tokens", estimate_tokens)
         return count
 
+    def _check(self, embedder: Embedder) -> None:
+        """Raises ``RecipeError`` when the embedder cannot do what the options ask for."""
+        if self.options.rerank:
+            reranker(embedder)
+
     def _identity(self, embedder: Embedder) -> dict[str, str | int]:
         return {
             "embedder": embedder.name,
@@ -95,10 +110,12 @@ class SqliteIndexer:
             "chunking": CHUNKING_VERSION,
         }
 
-    def _entries(self, documents: list[Document], embedder: Embedder, count: Callable[[str], int]) -> list[Entry]:
+    def _entries(
+        self, documents: list[Document], embedder: Embedder, count: Callable[[str], int], earlier: Earlier
+    ) -> list[Entry]:
         limit = self.options.chunk_tokens
         chunks = [split(each.text, each.title, limit=limit, count=count) for each in documents]
-        rows = embedded(embedder, [embedded_text(chunk) for chunk in chain.from_iterable(chunks)])
+        rows = _vectors(list(chain.from_iterable(chunks)), embedder, earlier)
         entries: list[Entry] = []
         start = 0
         for document, own in zip(documents, chunks, strict=True):
@@ -127,11 +144,13 @@ class SqliteIndexer:
     def open(self, folder: Path, services: Mapping[str, Any]) -> SqliteKnowledge:
         """Opens what :meth:`index` wrote; ``services`` holds ``embedder`` and ``vector_store``.
 
-        Raises ``ArtifactError`` for a damaged file and ``RecipeError`` for vectors of another embedder.
+        Raises ``ArtifactError`` for a damaged file and ``RecipeError`` for vectors of another embedder, or one that
+        cannot do what the options ask for.
         """
         reader = Reader(folder / DATABASE)
         embedder: Embedder = services["embedder"]
         try:
+            self._check(embedder)
             if self.options.dense_weight == 0:
                 return SqliteKnowledge(reader, embedder, None, self.options)
             if (embedder.name, embedder.dimension) != (reader.embedder, reader.dimension):
@@ -152,9 +171,16 @@ class SqliteIndexer:
         return examine(folder / DATABASE, services["vector_store"], folder / INDEX, mend=mend)
 
 
-def embedded_text(chunk: Chunk) -> str:
-    """What is embedded for a passage: its title says what the text is about."""
-    return f"{chunk.title}\n{chunk.text}"
+def _vectors(chunks: Sequence[Chunk], embedder: Embedder, earlier: Earlier) -> Vectors:
+    """float32 (len(chunks), dimension): of the base before where it has them, else embedded."""
+    known = earlier.vectors(chunks)
+    new = [at for at in range(len(chunks)) if at not in known]
+    rows = np.zeros((len(chunks), embedder.dimension), np.float32)
+    for at, vector in known.items():
+        rows[at] = vector
+    if new:
+        rows[new] = embedded(embedder, [embedded_text(chunks[at].title, chunks[at].text) for at in new])
+    return rows
 
 
 def _survey(path: Path) -> _Found:

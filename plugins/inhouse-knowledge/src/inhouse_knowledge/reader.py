@@ -19,7 +19,7 @@ from attrs import frozen
 from inhouse.errors import ArtifactError
 from inhouse.values import Passage
 from inhouse_knowledge.corpus import written
-from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, damaged, explained
+from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, checksum, damaged, explained
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -147,6 +147,19 @@ class Reader:
         return dict(
             self._rows("SELECT chunks.id, name FROM chunks JOIN documents ON documents.id = document ORDER BY 1")
         )
+
+    def texts(self) -> list[tuple[int, str, str]]:
+        """Chunk id, title and text of every passage."""
+        return self._rows("SELECT id, title, text FROM chunks")
+
+    def whole(self) -> bool:
+        """Whether passages and vectors are those that were handed over."""
+        try:
+            with explained(self.path), self._connection() as connection:
+                (said,) = connection.execute("SELECT value FROM meta WHERE key = 'checksum'").fetchone() or ("",)
+                return bool(said == checksum(connection))
+        except (ArtifactError, TypeError):  # in a damaged file anything may be anywhere
+            return False
 
     def lexical(self, query: str, k: int, where: Mapping[str, Any] | None = None) -> list[tuple[int, float]]:
         """Up to k (chunk id, BM25), best first; BM25 is positive here, higher is better."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from attrs import field, frozen, validators
 
@@ -18,10 +19,18 @@ class Options:
         default=None,
         metadata={"help": "folder of another BERT-like encoder (safetensors); else all-MiniLM-L6-v2"},
     )
+    cross_encoder: Path | None = field(
+        default=None,
+        metadata={"help": "folder of a cross-encoder for `[knowledge.sqlite] rerank`; a BERT with one output"},
+    )
     batch_size: int = field(
         default=32,
         validator=[validators.ge(1), validators.le(4096)],
         metadata={"help": "texts in one pass", "counts": False},
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto",
+        metadata={"help": "number format of products; auto = bfloat16 where the processor multiplies it by itself"},
     )
     threads: int = field(
         default=0,
@@ -38,4 +47,5 @@ def inhouse_embedders() -> Iterator[EmbedderSpec]:
         summary="all-MiniLM-L6-v2 (384 dimensions, English), on the CPU, no network",
         factory="inhouse_minilm.embedder:MiniLM",
         options=Options,
+        version=2,
     )

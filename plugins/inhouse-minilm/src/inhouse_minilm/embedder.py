@@ -1,9 +1,8 @@
-"""Texts to unit vectors: tokenise, sort by length, encode, pool, normalise."""
+"""Texts to unit vectors: tokenise, sort by length, encode, normalise."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
@@ -16,13 +15,15 @@ import numpy.typing as npt
 from inhouse.errors import DataError, InhouseError
 from inhouse_minilm import Options
 from inhouse_minilm.folder import EncoderFolder, missing, read
+from inhouse_minilm.loading import clean, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-Vectors = npt.NDArray[np.float32]
+    from inhouse_minilm.cross import CrossEncoder
 
-SURROGATES = re.compile("[\ud800-\udfff]")
+Vectors = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
 
 
 class MiniLM:
@@ -42,8 +43,9 @@ class MiniLM:
         lacking = [name for name in ("torch", "transformers") if find_spec(name) is None]
         if lacking:
             return f"{' and '.join(lacking)} not installed: pip install {' '.join(lacking)}"
-        if problem := missing(self.options.model):
-            return problem
+        for folder in (self.options.model, *([cross] if (cross := self.options.cross_encoder) else [])):
+            if problem := missing(folder):
+                return problem
         try:
             read(self.options.model)
         except InhouseError as error:
@@ -82,14 +84,36 @@ class MiniLM:
         with self._lock, _threads(self.options.threads):
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
-                result[batch] = self._encode([rows[at] for at in batch])
+                result[batch] = self._encoder([rows[at] for at in batch]).numpy()
         if not np.isfinite(result).all():
             raise DataError(
                 "the encoder gives NaN or infinity",
                 where=str(self._folder.path),
                 hint="its weights are damaged; install or copy the model again",
             )
+        lengths = np.linalg.norm(result, axis=1, keepdims=True)
+        result /= np.where(lengths > 0, lengths, 1)
         return result
+
+    @property
+    def rerank(self) -> Callable[[str, Sequence[str]], Scores] | None:
+        """(query, texts) to float32 (len(texts),), the higher the better; None without a ``cross_encoder``."""
+        return self._rerank if self.options.cross_encoder else None
+
+    def _rerank(self, query: str, texts: Sequence[str]) -> Scores:
+        with self._lock, _threads(self.options.threads):
+            return self._cross.scores(query, texts)
+
+    @cached_property
+    def _cross(self) -> CrossEncoder:
+        from inhouse_minilm.cross import CrossEncoder
+        from inhouse_minilm.packed import compute_dtype
+
+        path = self.options.cross_encoder
+        if problem := missing(path):
+            raise DataError(problem, where=str(path), hint="set the embedder's option `cross_encoder` to such a folder")
+        assert path is not None
+        return CrossEncoder(path, compute_dtype(self.options.dtype), self.options.batch_size)
 
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with special tokens; what is too long loses its end, but not the closing special token."""
@@ -98,72 +122,20 @@ class MiniLM:
         ids = (row.ids for row in encoded)
         return [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
 
-    def _encode(self, rows: list[list[int]]) -> Vectors:
-        """Unit vectors of one batch of token ids."""
-        import torch
-
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self._padding, dtype=torch.long)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = torch.tensor(row)
-            mask[at, : len(row)] = 1
-        with torch.inference_mode():
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-            if self._folder.pooling == "cls":
-                pooled = hidden[:, 0]
-            else:
-                weights = mask.unsqueeze(-1).to(hidden.dtype)
-                pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-            unit: Vectors = torch.nn.functional.normalize(pooled.float(), dim=-1).numpy()
-        return unit
-
     @cached_property
     def _tokenizer(self) -> Any:
-        """A ``tokenizers.Tokenizer`` without padding and cutting, so that threads share no settings."""
-        from transformers import AutoTokenizer
-
-        path = self._folder.path
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, use_fast=True).backend_tokenizer
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise DataError(f"the tokenizer does not load: {error}", where=str(path)) from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        return load_tokenizer(self._folder.path)
 
     @cached_property
-    def _model(self) -> torch.nn.Module:
-        import torch
-        from safetensors import SafetensorError
-        from transformers import AutoModel
+    def _encoder(self) -> Callable[[Sequence[Sequence[int]]], torch.Tensor]:
+        """Token ids of texts of descending length to vectors: ours for BERT, else transformers' own model."""
+        from inhouse_minilm.packed import PackedBert, compute_dtype, fits
+        from inhouse_minilm.padded import PaddedEncoder
 
-        path = self._folder.path
-        try:
-            model, report = AutoModel.from_pretrained(
-                path,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise DataError(f"the encoder does not load: {error}", where=str(path)) from error
-        # transformers fills missing weights with random ones; the pooler's are not used here.
-        absent = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-        if absent:
-            raise DataError(f"weights are missing: {', '.join(absent[:3])} …", where=str(path))
-        encoder: torch.nn.Module = model.eval()
-        return encoder
-
-    @property
-    def _padding(self) -> int:
-        return int(getattr(self._model.config, "pad_token_id", 0) or 0)
-
-
-def clean(text: str) -> str:
-    """Lone surrogates, which JSON may hold and UTF-8 may not, become U+FFFD."""
-    return SURROGATES.sub("\ufffd", text)
+        model, pooling = load_model(self._folder.path, "AutoModel"), self._folder.pooling
+        if not fits(model.config):
+            return PaddedEncoder(model, pooling=pooling)
+        return PackedBert(model, pooling=pooling, dtype=compute_dtype(self.options.dtype))
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""A cross-encoder: reads a query and a passage together and says how well one answers the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from inhouse.errors import DataError
+from inhouse_minilm.folder import read
+from inhouse_minilm.loading import clean, load_model, load_tokenizer
+from inhouse_minilm.packed import PackedBert, fits
+
+Scores = npt.NDArray[np.float32]
+
+
+class CrossEncoder:
+    """A ``BertForSequenceClassification`` with one output, as those trained on MS MARCO (Nogueira and Cho 2019).
+
+    Raises ``DataError`` for a folder without one, and for weights that are missing or give NaN.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype, batch_size: int) -> None:
+        model = load_model(path, "AutoModelForSequenceClassification")
+        if not fits(model.config) or model.config.num_labels != 1:
+            raise DataError(
+                f"is no cross-encoder: {type(model).__name__} with {model.config.num_labels} outputs",
+                where=str(path),
+                hint="a BertForSequenceClassification with one output, such as ms-marco-MiniLM-L6-v2",
+            )
+        self._path, self._batch_size = path, batch_size
+        self._tokenizer = load_tokenizer(path)
+        self._tokenizer.enable_truncation(read(path).max_tokens, strategy="longest_first")
+        self._states = PackedBert(model.bert, pooling="cls", dtype=dtype)
+        self._pooler, self._head = model.bert.pooler, model.classifier
+
+    @torch.inference_mode()
+    def scores(self, query: str, texts: Sequence[str]) -> Scores:
+        """float32 (len(texts),): the higher the better; their scale is the model's own."""
+        pairs = self._tokenizer.encode_batch([(clean(query), clean(text)) for text in texts])
+        result = np.zeros(len(texts), np.float32)
+        order = sorted(range(len(pairs)), key=lambda at: (-len(pairs[at].ids), at))
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            result[batch] = self._scored([pairs[at] for at in batch])
+        if not np.isfinite(result).all():
+            raise DataError("the cross-encoder gives NaN or infinity", where=str(self._path))
+        return result
+
+    def _scored(self, pairs: Sequence[Any]) -> Scores:
+        states = self._states([each.ids for each in pairs], [each.type_ids for each in pairs])
+        # one text at a time: torch multiplies few rows of float32 in another order than many
+        logits = torch.cat([self._head(self._pooler(each.view(1, 1, -1))) for each in states])
+        scores: Scores = logits[:, 0].numpy()
+        return scores
