@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
-from knowledge_standins import document, index, many, opened
+from knowledge_standins import HashingEmbedder, document, index, many, opened
 
 from inhouse.errors import ArtifactError, ResourceError
 from inhouse_hnswlib.store import HnswlibStore
@@ -220,3 +222,38 @@ def test_all_documents_go_and_come_back(tmp_path: Path) -> None:
         ]
     fresh.close()
     again.close()
+
+
+SHOP = [
+    document("returns", "Unused items can be returned within 45 days of delivery."),
+    document("boots", "Boots have a warranty of 18 months on the sole."),
+    document("tents", "Tents have a warranty of 3 years on the poles."),
+]
+
+
+@pytest.mark.parametrize("wrong", ["embedder", "vector", "file", "page", "title", "text", "version", "gone"])
+def test_an_earlier_base_that_does_not_fit_is_passed_over(tmp_path: Path, wrong: str) -> None:
+    name = "other@2" if wrong == "embedder" else "hashing@1"
+    good = index(tmp_path / "good", SHOP[:2])
+    bad = index(tmp_path / "bad", SHOP, embedder=HashingEmbedder(name)).output
+    with closing(sqlite3.connect(bad / DATABASE)) as base, base:
+        if wrong == "vector":
+            base.execute("UPDATE vectors SET vector = zeroblob(256) WHERE chunk = 2")
+        if wrong == "version":
+            base.execute("PRAGMA user_version = 1")
+        if wrong == "title":
+            base.execute("UPDATE chunks SET title = x'ff'")
+        if wrong == "text":
+            base.execute("UPDATE chunks SET text = CAST(x'ff' AS TEXT)")
+        (page,) = base.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'vectors'").fetchone()
+    if wrong == "page":
+        whole = (bad / DATABASE).read_bytes()
+        (bad / DATABASE).write_bytes(whole[: (page - 1) * 4096] + b"\xff" * 4096 + whole[page * 4096 :])
+    if wrong == "file":
+        (bad / DATABASE).write_bytes(b"damaged" * 1000)
+    if wrong == "gone":
+        (bad / DATABASE).unlink()
+    embedder = HashingEmbedder()
+    step = index(tmp_path / "2", SHOP, embedder=embedder, before=[bad, good.output])
+    assert [text for call in embedder.calls for text in call] == [f"Tents\n{SHOP[2]['text']}"]
+    assert (step.output / DATABASE).read_bytes() == (index(tmp_path / "3", SHOP).output / DATABASE).read_bytes()
