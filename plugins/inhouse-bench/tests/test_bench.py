@@ -194,7 +194,7 @@ def test_what_cannot_be_done(tmp_path: Path, arguments: list[str], said: str) ->
 
 
 def test_goals() -> None:
-    plain = Figures("f16", 13_480_000_000, 1.6)
+    plain = Figures("f16", 13_480_000_000, 1.6, 1.6)
     good = judge([plain, Figures("q4_k_s", 3_860_000_000, 4.72, 1.6, 4_400_000_000)])
     assert [each.met for each in good] == [None, None, True, True, True]
     bad = judge([plain, Figures("q4_k_m", 4_100_000_000, 4.31, 1.6, 4_800_000_000), Figures("q8_0", 7, 9.0, 1.0, 8)])

@@ -18,13 +18,13 @@ MEMORY = 1.15
 
 @frozen
 class Figures:
-    """Of one model. ``plain_rate``: tokens per second of F16 in the turns between this one's; 0 for F16 itself.
+    """Of one model. ``plain_rate``: tokens per second of F16 in the turns between this one's.
     ``memory``: resident bytes of the process that holds it, with a full context; None for F16."""
 
     type: str
     bytes: int
     tokens_per_second: float
-    plain_rate: float = 0.0
+    plain_rate: float
     memory: int | None = None
 
 

@@ -91,7 +91,8 @@ class Workshop:
             if not self.keep:
                 shutil.rmtree(self.folder / type, ignore_errors=True)
         found = [self.figures[type] for type in self.types]
-        plain = Figures(PLAIN, self._path(PLAIN).stat().st_size, median(each.plain_rate for each in found))
+        rate = median(each.plain_rate for each in found)
+        plain = Figures(PLAIN, self._path(PLAIN).stat().st_size, rate, rate)
         self._close()
         return [plain, *found]
 
