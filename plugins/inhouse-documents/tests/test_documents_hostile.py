@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documents_made import changed, lying, pdf, read, word_of
+from documents_made import changed, encrypted, lying, pdf, read, word_of
 
+from inhouse.values import Artifact
 from inhouse_documents.limits import Limits
 from inhouse_documents.parsed import Parsed, Refused
 from inhouse_documents.parser import Parser, _environment
@@ -130,6 +131,7 @@ def test_what_a_parser_may_not_do(tmp_path: Path) -> None:
     """The child's own limits, tried from inside of such a process."""
     code = """
 import json, os, socket, subprocess, sys
+from inhouse.values import Artifact
 from inhouse_documents.limits import Limits, confine
 import urllib.request, tempfile
 confine(Limits(10, 400 << 20, 10))
@@ -282,3 +284,38 @@ def test_odd_characters(tmp_path: Path) -> None:
     assert rows["d"]["text"] == "UTF-16 text"
     assert step.skipped() == {"e.txt": "wrong-kind"}
     assert step.corpus.count(b"\n") == len(rows)
+
+
+def test_a_folder_of_all_that_becomes_a_base_that_answers(tmp_path: Path) -> None:
+    knowledge = pytest.importorskip("inhouse_knowledge.indexer")
+    sys.path.append(str(Path(knowledge.__file__).parents[2] / "tests"))
+    standins = pytest.importorskip("knowledge_standins")
+    (tmp_path / "secret.md").write_text("the password is swordfish")
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    deep = 20_000
+    for name, content in {
+        "bomb.docx": changed(word_of("x"), {"word/media/a.png": b" " * 3_000_000}),
+        "climbs.docx": changed(word_of("Words of a climber."), {"../../climbed.txt": b"x", "/climbed.txt": b"x"}),
+        "deep.html": b"<p>Words of a diver.</p>" + b"<span>" * deep + b"</span>" * deep,
+        "locked.pdf": encrypted(pdf(["locked words"]), "word"),
+        "letter.txt": word_of("Words of a liar."),
+        "odd.txt": b"Words of a \x1b[31m painter\x00 '); DROP TABLE documents; -- <script>",
+        "ids.jsonl": b'{"id": "../../../etc/passwd", "text": "Words of a burglar."}\n{"id": "a\' OR 1=1", "text": "Words of a clerk."}',
+    }.items():
+        (folder / name).write_bytes(content)
+    (folder / "up.md").symlink_to("../secret.md")
+    step = read(folder, tmp_path / "out", unpacked="2MB")
+    assert step.skipped() == {"bomb.docx": "too-large", "locked.pdf": "encrypted", "up.md": "link"}
+    base_step = standins.FolderStep(tmp_path / "base", standins.HashingEmbedder())
+    before = sorted(tmp_path.rglob("*"))
+    knowledge.SqliteIndexer().index(base_step, Artifact("text/corpus", step.outputs["text/corpus"], "0"))
+    assert {path.parts[len(tmp_path.parts)] for path in set(tmp_path.rglob("*")) - set(before)} == {"base"}
+    assert not list(tmp_path.parent.glob("climbed*")) and not list(tmp_path.rglob("climbed*"))
+    base = standins.opened(base_step.output, dense_weight=0)
+    queries = ('"{}', "NEAR({} 5)", "text:{} AND", "{}* OR NOT", "'; {} --", "\x00{}\x1b")
+    for who in ("climber", "diver", "liar", "painter", "burglar", "clerk"):
+        for query in queries:
+            assert who in base.search(query.format(who), 1)[0].text, query
+    assert not any("swordfish" in hit.text for hit in base.search("password swordfish words", 50))
+    base.close()

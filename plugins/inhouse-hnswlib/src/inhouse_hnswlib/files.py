@@ -40,7 +40,7 @@ def save(graph: Graph, folder: Path, *, generation: int) -> None:
     """Writes ``graph`` aside, syncs, renames. Raises ``OSError``; the files from before are whole then."""
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    aside = folder / f".hnswlib-{os.getpid()}.part"
+    aside, sidecar = (folder / f".hnswlib-{os.getpid()}.{each}.part" for each in ("bin", "json"))
     try:
         _write_graph(graph, aside)
         digest = _digest(aside)
@@ -52,11 +52,13 @@ def save(graph: Graph, folder: Path, *, generation: int) -> None:
             "size": aside.stat().st_size,
             "sha256": digest,
         }
+        # Both are written before the first is renamed, so that a disk that gets full leaves no graph without its name.
+        _write(sidecar, json.dumps({"body": body, "sha256": _digest_of(body)}, indent=1).encode() + b"\n")
         aside.replace(folder / str(body["file"]))
-        _write(aside, json.dumps({"body": body, "sha256": _digest_of(body)}, indent=1).encode() + b"\n")
-        aside.replace(folder / SIDECAR)
+        sidecar.replace(folder / SIDECAR)
     except BaseException:
         aside.unlink(missing_ok=True)
+        sidecar.unlink(missing_ok=True)
         raise
     _sync_folder(folder)
     for old in folder.glob("hnswlib-*.bin"):
@@ -86,7 +88,7 @@ def load(folder: Path, options: Options, *, dimension: int, generation: int) -> 
 def _sweep(folder: Path) -> None:
     """Removes what killed processes left half written."""
     for part in folder.glob(".hnswlib-*.part"):
-        owner = part.stem.removeprefix(".hnswlib-")
+        owner = part.name.removeprefix(".hnswlib-").partition(".")[0]
         if not (owner.isdecimal() and Path("/proc").is_dir() and Path("/proc", owner).exists()):
             part.unlink(missing_ok=True)
 

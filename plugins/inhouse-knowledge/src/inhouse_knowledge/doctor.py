@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +12,9 @@ from typing import Literal
 import numpy as np
 from attrs import frozen
 
-from inhouse.errors import InhouseError
+from inhouse.errors import ArtifactError, InhouseError
 from inhouse.protocols import VectorStore
-from inhouse_knowledge import vectors
-from inhouse_knowledge.corpus import Document
+from inhouse_knowledge import checks, vectors
 from inhouse_knowledge.reader import Ids, Reader, Vectors
 from inhouse_knowledge.schema import checksum
 
@@ -46,100 +44,74 @@ def examine(path: Path, store: VectorStore, folder: Path, *, mend: bool) -> Iter
     except InhouseError as error:
         yield Check("file", "wrong", error.message)
         return
-    with closing(reader):
-        first = _file(path)
+    with closing(reader), _connected(path) as connection:
+        first = _judged("file", _file(connection), f"{path.stat().st_size / 1e6:.1f} MB")
         yield first
         if first.state == "wrong":  # the rest would only trip over it
             return
-        yield _documents(path)
-        yield _passages(path)
-        yield _words(path)
-        ids, matrix = reader.vectors()
-        yield _vectors(path, reader, matrix)
-        check = _index(reader, store, folder, ids, matrix)
-        if check.state == "wrong" and mend:
-            vectors.build(reader, store, folder)
-            again = _index(reader, store, folder, ids, matrix)
-            check = Check("index", "mended", f"{check.found}; now {again.found}") if again.state == "ok" else again
-        yield check
+        documents, passages = (_count(connection, each) for each in ("documents", "chunks"))
+        yield _judged("documents", checks.documents(connection), f"{documents}, each as its digest says")
+        yield _judged("passages", checks.passages(connection), f"{passages}, each a slice of its document")
+        yield _judged("words", _words(connection), "as the passages say")
+        numbers = f"{_count(connection, 'vectors')} of {reader.dimension} numbers by {reader.embedder}"
+        yield _judged("vectors", _vectors(connection, reader.dimension), numbers)
+        yield _index_check(reader, store, folder, mend=mend)
 
 
 def _connected(path: Path) -> closing[sqlite3.Connection]:
-    return closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True))
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    connection.text_factory = lambda raw: raw.decode(errors="replace")  # broken text is told, and no reason to stop
+    return closing(connection)
 
 
-def _judged(name: str, wrong: list[str], right: str) -> Check:
+def _count(connection: sqlite3.Connection, table: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608  a name from above
+
+
+def _judged(name: str, wrong: Iterable[str], right: str) -> Check:
     """``right`` when nothing is wrong; else the first three of what is, and how many there are."""
-    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    return Check(name, "wrong", "; ".join(wrong[:3]) + more) if wrong else Check(name, "ok", right)
+    try:
+        lines = list(wrong)
+    except (sqlite3.Error, TypeError, ValueError) as error:  # in a damaged file anything may be anywhere
+        lines = [f"cannot be read: {error}"]
+    more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return Check(name, "wrong", "; ".join(lines[:3]) + more) if lines else Check(name, "ok", right)
 
 
-def _file(path: Path) -> Check:
-    with _connected(path) as connection:
-        try:
-            said = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
-            orphans = [
-                f"{table} without its {parent}"
-                for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check")
-            ]
-        except sqlite3.DatabaseError as error:
-            said, orphans = [str(error)], []
-    return _judged("file", [*(each for each in said if each != "ok"), *orphans], f"{path.stat().st_size / 1e6:.1f} MB")
+def _file(connection: sqlite3.Connection) -> Iterator[str]:
+    yield from (str(said) for (said,) in connection.execute("PRAGMA integrity_check(3)") if said != "ok")
+    for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+        yield f"{table} without its {parent}"
 
 
-def _documents(path: Path) -> Check:
-    """Every document against the digest that was taken when it came in."""
-    wrong, count = [], 0
-    with _connected(path) as connection:
-        for row, name, title, text, place, pages, digest in connection.execute(
-            "SELECT id, name, title, text, path, pages, digest FROM documents"
-        ):
-            count += 1
-            metadata = connection.execute('SELECT "key", value FROM metadata WHERE document = ? ORDER BY 1, 2', (row,))
-            document = Document(name, title, text, place, tuple(metadata.fetchall()), tuple(json.loads(pages)))
-            if document.digest != digest:
-                wrong.append(f"{name} is not what came in")
-    return _judged("documents", wrong, f"{count}, each as its digest says")
-
-
-def _passages(path: Path) -> Check:
-    """Every passage is a slice of its document, and has a vector."""
-    statement = """
-        SELECT name, number, chunks.text = substr(documents.text, "start" + 1, "end" - "start"), vectors.chunk IS NULL
-        FROM chunks JOIN documents ON documents.id = document LEFT JOIN vectors ON vectors.chunk = chunks.id
-    """
-    wrong, count = [], 0
-    with _connected(path) as connection:
-        for name, number, same, bare in connection.execute(statement):
-            count += 1
-            if not same:
-                wrong.append(f"passage {number} of {name} is not in its document")
-            if bare:
-                wrong.append(f"passage {number} of {name} has no vector")
-    return _judged("passages", wrong, f"{count}, each a slice of its document")
-
-
-def _words(path: Path) -> Check:
-    """FTS5 compares its index with the passages only in a file that it may write: a copy."""
+def _words(connection: sqlite3.Connection) -> Iterator[str]:
+    """On a copy, since FTS5 compares in a file that it may write."""
     with (
         TemporaryDirectory() as folder,
-        _connected(path) as connection,
         closing(sqlite3.connect(Path(folder, "copy.sqlite"), isolation_level=None)) as copy,
     ):
         connection.backup(copy)
-        try:
-            copy.execute("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)")
-        except sqlite3.DatabaseError as error:
-            return Check("words", "wrong", f"the full-text index is not that of the passages: {error}")
-    return Check("words", "ok", "as the passages say")
+        yield from checks.words(copy)
 
 
-def _vectors(path: Path, reader: Reader, matrix: Vectors) -> Check:
-    """The passages' places, titles and vectors against the checksum that was taken when the file was handed over."""
-    with _connected(path) as connection:
-        same = connection.execute("SELECT value FROM meta WHERE key = 'checksum'").fetchone() == (checksum(connection),)
-    wrong = [] if same else ["titles, places or vectors of passages are not those that were written"]
-    return _judged("vectors", wrong, f"{len(matrix)} of {reader.dimension} numbers by {reader.embedder}")
+def _vectors(connection: sqlite3.Connection, dimension: int) -> Iterator[str]:
+    """Also the passages' places, titles and vectors against the checksum taken when the file was handed over."""
+    yield from checks.vectors(connection, dimension)
+    if connection.execute("SELECT value FROM meta WHERE key = 'checksum'").fetchone() != (checksum(connection),):
+        yield "titles, places or vectors of passages are not those that were written"
+
+
+def _index_check(reader: Reader, store: VectorStore, folder: Path, *, mend: bool) -> Check:
+    try:
+        ids, matrix = reader.vectors()
+    except ArtifactError as error:
+        return Check("index", "wrong", f"cannot be compared: {error.message}")
+    check = _index(reader, store, folder, ids, matrix)
+    if check.state == "wrong" and mend:
+        vectors.build(reader, store, folder)
+        again = _index(reader, store, folder, ids, matrix)
+        check = Check("index", "mended", f"{check.found}; now {again.found}") if again.state == "ok" else again
+    return check
 
 
 def _index(reader: Reader, store: VectorStore, folder: Path, ids: Ids, matrix: Vectors) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from inhouse.errors import ArtifactError
@@ -38,13 +39,12 @@ class Earlier:
 def newest(databases: Iterable[Path], embedder: str, dimension: int) -> Earlier:
     """The first of ``databases`` that is whole and has vectors of this embedder; one that knows nothing if none has."""
     for path in databases:
-        try:
-            reader = Reader(path)
-        except ArtifactError:  # of another version, or damaged: as if it were not there
-            continue
-        if (reader.embedder, reader.dimension) == (embedder, dimension) and reader.whole():
-            return Earlier(reader)
-        reader.close()
+        with suppress(ArtifactError), ExitStack() as opened:  # of another version, or damaged: as if it were not there
+            reader = opened.enter_context(closing(Reader(path)))
+            if (reader.embedder, reader.dimension) == (embedder, dimension) and reader.whole():
+                found = Earlier(reader)
+                opened.pop_all()
+                return found
     return Earlier()
 
 

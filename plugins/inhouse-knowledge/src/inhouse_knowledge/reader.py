@@ -19,7 +19,7 @@ from attrs import frozen
 from inhouse.errors import ArtifactError
 from inhouse.values import Passage
 from inhouse_knowledge.corpus import written
-from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, checksum, explained
+from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, checksum, damaged, explained
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -154,9 +154,12 @@ class Reader:
 
     def whole(self) -> bool:
         """Whether passages and vectors are those that were handed over."""
-        with explained(self.path), self._connection() as connection:
-            (said,) = connection.execute("SELECT value FROM meta WHERE key = 'checksum'").fetchone() or ("",)
-            return bool(said == checksum(connection))
+        try:
+            with explained(self.path), self._connection() as connection:
+                (said,) = connection.execute("SELECT value FROM meta WHERE key = 'checksum'").fetchone() or ("",)
+                return bool(said == checksum(connection))
+        except (ArtifactError, TypeError):  # in a damaged file anything may be anywhere
+            return False
 
     def lexical(self, query: str, k: int, where: Mapping[str, Any] | None = None) -> list[tuple[int, float]]:
         """Up to k (chunk id, BM25), best first; BM25 is positive here, higher is better."""
@@ -178,10 +181,18 @@ class Reader:
             " JOIN documents ON documents.id = document WHERE chunks.id",
             ids,
         )
-        return {
-            key: Passage(name, number, title, text, start, end, 0.0, bisect_right(json.loads(pages), start))
-            for key, name, number, title, text, start, end, pages in rows
-        }
+        return {row[0]: self._passage(*row[1:]) for row in rows}
+
+    def _passage(self, name: str, number: int, title: str, text: str, start: int, end: int, pages: str) -> Passage:
+        """Raises ``ArtifactError`` for columns that hold something else."""
+        texts, numbers = (name, title, text, pages), (number, start, end)
+        if not all(type(each) is str for each in texts) or not all(type(each) is int for each in numbers):
+            raise damaged(self.path, "a passage is none")
+        try:
+            page = bisect_right(json.loads(pages), start)
+        except (TypeError, ValueError) as error:
+            raise damaged(self.path, f"the pages of {name} are none") from error
+        return Passage(name, number, title, text, start, end, 0.0, page)
 
     def vectors(self, ids: Sequence[int] | None = None) -> tuple[Ids, Vectors]:
         """Chunk ids and vectors, float32 (n, dimension), by rising id; all, or those of ``ids``."""
@@ -194,10 +205,15 @@ class Reader:
 
     def _matrix(self, rows: Iterable[tuple[Any, ...]], total: int) -> tuple[Ids, Vectors]:
         keys, matrix = np.empty(total, np.int64), np.empty((total, self.dimension), np.float32)
+        at = -1
         for at, (key, blob) in enumerate(rows):
-            if not isinstance(blob, bytes) or len(blob) != 4 * self.dimension:
-                raise ArtifactError(f"a vector has not {self.dimension} numbers", where=str(self.path))
+            if at >= total or type(key) is not int or type(blob) is not bytes or len(blob) != 4 * self.dimension:
+                raise damaged(self.path, f"a vector has not {self.dimension} numbers")
             keys[at], matrix[at] = key, np.frombuffer(blob, "<f4")
+        if at + 1 != total:
+            raise damaged(self.path, f"{at + 1} vectors where {total} are counted")
+        if matrix.size and not np.isfinite([matrix.min(), matrix.max()]).all():
+            raise damaged(self.path, "a vector holds NaN or infinity")
         return keys, matrix
 
     def _in(self, statement: str, ids: Sequence[int]) -> list[tuple[Any, ...]]:

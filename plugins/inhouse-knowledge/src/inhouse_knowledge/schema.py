@@ -88,25 +88,42 @@ def fts5_missing() -> str | None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors on ``path`` into ``ResourceError`` (full, locked) or ``ArtifactError`` (damaged)."""
+    """Turns errors of SQLite and of the file system on ``path`` into ``ResourceError`` (full, locked, not to be
+    written) or ``ArtifactError`` (damaged)."""
     try:
         yield
-    except sqlite3.Error as error:
+    except OSError as error:
+        raise _unusable(path, error.strerror or error) from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise ResourceError(
-                "another process is writing this knowledge base",
-                where=str(path),
-                hint="wait for it to end, then run the same command again",
-            ) from error
+            raise in_use(path) from error
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
-            raise ResourceError(
-                f"cannot read or write the knowledge base: {error}",
-                where=str(path),
-                hint="free some space and check that the folder is there and may be written; nothing is half done",
-            ) from error
-        raise ArtifactError(
-            f"the knowledge base is damaged: {error}",
-            where=str(path),
-            hint="run the recipe again: the step `knowledge` makes it anew",
-        ) from error
+            raise _unusable(path, error) from error
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, why: object) -> ArtifactError:
+    """The error for a file in which something cannot be what was written."""
+    return ArtifactError(
+        f"the knowledge base is damaged: {why}",
+        where=str(path),
+        hint="run the recipe again: the step `knowledge` makes it anew",
+    )
+
+
+def in_use(path: Path) -> ResourceError:
+    """The error for a second writer."""
+    return ResourceError(
+        "another process is writing this knowledge base",
+        where=str(path),
+        hint="wait for it to end, then run the same command again",
+    )
+
+
+def _unusable(path: Path, why: object) -> ResourceError:
+    return ResourceError(
+        f"cannot read or write the knowledge base: {why}",
+        where=str(path),
+        hint="free some space and check that the folder is there and may be written; nothing is half done",
+    )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from inhouse.errors import ArtifactError
+from inhouse_knowledge import checks
 from inhouse_knowledge.chunking import Chunk
 from inhouse_knowledge.corpus import Document
-from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, checksum, explained
+from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, checksum, explained, in_use
 
 Vectors = npt.NDArray[np.float32]
 Entry = tuple[Document, Sequence[Chunk], Vectors]
@@ -30,20 +34,27 @@ VERSIONS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SC
 class Writer:
     """The working file; a context manager. Each :meth:`put` and :meth:`remove` is one transaction.
 
-    ``identity`` says what the contents depend on besides the documents (embedder, chunk size …). A file
-    of another identity or schema, or a damaged one, is started anew; ``fresh`` tells.
+    ``identity`` says what the contents depend on besides the documents (embedder, its dimension, chunk size …). A file
+    of another identity or schema, or a damaged one, is started anew; ``fresh`` tells. A second writer waits for the
+    first, and raises ``ResourceError`` after ``BUSY_SECONDS``.
     """
 
     def __init__(self, path: Path, identity: dict[str, str | int]) -> None:
         self.path = path
         self._identity = json.dumps(identity, sort_keys=True)
-        self._connection = self._opened(path, anew=False)
-        self.fresh = not self._fits()
-        if self.fresh:
-            self._connection.close()
-            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                path.with_name(name).unlink(missing_ok=True)
-            self._connection = self._opened(path, anew=True)
+        self._dimension = int(identity["dimension"])
+        self._lock = _locked(path)
+        try:
+            self._connection = self._opened(path, anew=False)
+            self.fresh = not self._fits()
+            if self.fresh:
+                self._connection.close()
+                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                    path.with_name(name).unlink(missing_ok=True)
+                self._connection = self._opened(path, anew=True)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def _opened(self, path: Path, *, anew: bool) -> sqlite3.Connection:
         with explained(path):
@@ -51,26 +62,32 @@ class Writer:
             connection.execute("PRAGMA foreign_keys = ON")
             if anew:
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {VERSIONS} COMMIT;")
+                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {VERSIONS}")
                 self._set(connection, identity=self._identity, generation="0")
+                connection.execute("COMMIT")
         return connection
 
     def _fits(self) -> bool:
+        """Whether it is the file that is wanted, and whole: what was committed before is handed over as it is."""
+        one = self._connection.execute
         try:
-            one = self._connection.execute
-            return (
-                one("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-                and one("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
-                and one("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-                and self._meta("identity") == self._identity
-            )
-        except sqlite3.OperationalError as error:
-            if "lock" in str(error):
-                with explained(self.path):
-                    raise
+            with explained(self.path):
+                return (
+                    one("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+                    and one("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+                    and one("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+                    and self._meta("identity") == self._identity
+                    and self._meta("generation").isdecimal()
+                    and next(self._wrong(), None) is None
+                )
+        except ArtifactError:
             return False
-        except sqlite3.DatabaseError:
-            return False
+
+    def _wrong(self) -> Iterator[str]:
+        yield from checks.documents(self._connection)
+        yield from checks.passages(self._connection)
+        yield from checks.vectors(self._connection, self._dimension)
+        yield from checks.words(self._connection)
 
     def digests(self) -> dict[str, str]:
         """Name and content digest of every document that is there."""
@@ -115,16 +132,20 @@ class Writer:
         """
         self._check()
         aside = target.with_name(f".{target.name}.part")
-        with explained(target):
-            self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
-            self._set(self._connection, stamp=str(self._stamp()), checksum=checksum(self._connection))
+        try:
+            with explained(target):
+                aside.unlink(missing_ok=True)
+                self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+                self._set(self._connection, stamp=str(self._stamp()), checksum=checksum(self._connection))
+                self._connection.execute("VACUUM INTO ?", (str(aside),))
+                with closing(sqlite3.connect(aside)) as copy:
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                with aside.open("rb+") as file:
+                    os.fsync(file.fileno())
+                aside.replace(target)
+        except BaseException:
             aside.unlink(missing_ok=True)
-            self._connection.execute("VACUUM INTO ?", (str(aside),))
-            with closing(sqlite3.connect(aside)) as copy:
-                copy.execute("PRAGMA journal_mode = DELETE")
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(target)
+            raise
 
     def _check(self) -> None:
         """The full-text index against its passages, and every passage with its vector."""
@@ -157,6 +178,7 @@ class Writer:
     def close(self) -> None:
         """Closes the file; committed transactions are kept."""
         self._connection.close()
+        self._lock.close()
 
     def __enter__(self) -> Writer:
         return self
@@ -167,8 +189,26 @@ class Writer:
         self.close()
 
 
+def _locked(path: Path) -> IO[str]:
+    """Keeps other writers out until it is closed, or the process ends. SQLite's own locks hold for a transaction only,
+    and not for a file that is begun anew."""
+    with explained(path):
+        stream = path.with_name(f"{path.name}.lock").open("w")
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return stream
+        except BlockingIOError:
+            if time.monotonic() > until:
+                stream.close()
+                raise in_use(path) from None
+            time.sleep(0.1)
+
+
 class _Transaction:
-    """BEGIN IMMEDIATE, so that a second writer waits here and not in the middle; COMMIT or ROLLBACK."""
+    """BEGIN IMMEDIATE, so that whoever else has the file open is waited for here and not in the middle; COMMIT or
+    ROLLBACK."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

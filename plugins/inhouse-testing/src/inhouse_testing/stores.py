@@ -6,7 +6,9 @@ empty folder. Checks use generations of their own, so they may share a server.
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +22,8 @@ Vectors = npt.NDArray[np.float32]
 Make = Callable[[], VectorStore]
 
 DIMENSION = 16
+SECONDS = float(os.environ.get("INHOUSE_THREADS_SECONDS", "2"))
+"""How long :func:`check_threads` goes on; a minute before a release."""
 
 
 def cloud(count: int, seed: int = 0) -> Vectors:
@@ -134,49 +138,67 @@ def check_exact_ties(make: Make, folder: Path) -> None:
     store.close()
 
 
-def check_threads(make: Make, folder: Path) -> None:
-    """Searches beside adding and deleting threads give only ids that were there, and end with what was left."""
-    vectors, store = cloud(1200), _opened(make, folder, 501)
-    store.rebuild(range(1, 401), vectors[:400], generation=501)
-    stop, problems = threading.Event(), list[BaseException]()
+def check_threads(make: Make, folder: Path, *, seconds: float = SECONDS) -> None:
+    """Eight threads search beside two that add and one that deletes: as many as asked for, only ids that may be there.
 
-    def guarded(work: Callable[[], None]) -> threading.Thread:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:
-                problems.append(error)
+    Ids to 300 stay, those to 900 are deleted for good, those above come and go.
+    """
+    vectors, store = cloud(1800), _opened(make, folder, 501)
+    store.rebuild(range(1, 901), vectors[:900], generation=501)
+    crowd, gone = _Crowd(seconds), [300]
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread
+    def search(drawn: np.random.Generator) -> None:
+        before, stays = gone[0], int(drawn.integers(300))
+        hits = store.search(vectors[stays], 10)
+        assert len({key for key, _ in hits}) == 10, f"{hits} where 300 stay"
+        assert hits == sorted(hits, key=lambda hit: (-hit[1], hit[0])), "not best first, or equal ones not by id"
+        assert all(1 <= key <= 300 or before < key <= 1800 for key, _ in hits), f"{hits} after {before} were deleted"
+        assert hits[0] == (stays + 1, 1.0), f"{hits[0]} is nearer to vector {stays + 1} than itself"
 
-    def search() -> None:
-        for query in cloud(100_000, seed=5):
-            hits = store.search(query, 5)
-            assert len(hits) == 5
-            assert all(1 <= key <= 1200 for key, _ in hits)
-            if stop.is_set():
-                return
+    def add(drawn: np.random.Generator, first: int) -> None:
+        start = int(drawn.integers(first, first + 410))
+        store.add(range(start + 1, start + 41), vectors[start : start + 40])
 
-    def add(first: int) -> None:
-        for start in range(first, first + 400, 40):
-            store.add(range(start + 1, start + 41), vectors[start : start + 40])
+    def delete(drawn: np.random.Generator) -> None:
+        upto = min(gone[0] + 10, 900)
+        store.delete(range(gone[0] + 1, upto + 1))
+        gone[0] = upto
+        store.delete((drawn.permutation(900)[:60] + 901).tolist())
 
-    def delete() -> None:
-        for start in range(1, 301, 30):
-            store.delete(range(start, start + 30))
-
-    readers = [guarded(search) for _ in range(3)]
-    for writer in [guarded(lambda: add(400)), guarded(lambda: add(800)), guarded(delete)]:
-        writer.join()
-    stop.set()
-    for reader in readers:
-        reader.join()
-    assert not problems, problems
-    assert store.count() == 900
-    assert sorted(key for key, _ in store.search(vectors[0], 2000)) == list(range(301, 1201))
+    works = [search] * 8 + [lambda drawn: add(drawn, 900), lambda drawn: add(drawn, 1350), delete]
+    crowd.work(works)
+    everything = sorted(key for key, _ in store.search(vectors[0], 2000))
+    assert len(everything) == store.count()
+    assert set(everything) <= {*range(1, 301), *range(gone[0] + 1, 1801)}
+    store.delete(range(301, 1801))
+    assert sorted(key for key, _ in store.search(vectors[0], 2000)) == list(range(1, 301))
     store.close()
+
+
+class _Crowd:
+    """Threads that do their work again and again for so many seconds; what one raises ends all and is raised."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._problems: list[BaseException] = []
+
+    def work(self, works: Sequence[Callable[[np.random.Generator], None]]) -> None:
+        threads = [threading.Thread(target=self._repeat, args=each) for each in enumerate(works)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._problems:
+            raise self._problems[0]
+
+    def _repeat(self, seed: int, work: Callable[[np.random.Generator], None]) -> None:
+        drawn = np.random.default_rng(seed)
+        try:
+            work(drawn)  # at least once, however slow the machine
+            while time.monotonic() < self._until and not self._problems:
+                work(drawn)
+        except BaseException as error:
+            self._problems.append(error)
 
 
 CHECKS = (check_recall, check_generations, check_changes, check_odd_vectors, check_threads)
