@@ -9,6 +9,7 @@ build/bench/knowledge-growth.json. The store of 1M vectors is kept, and not fill
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -26,6 +27,9 @@ from .texts import Cutter, articles, lengths, paragraphs, write_corpus
 K = 5
 BASES, QUICK_BASES = (1_000, 10_000, 100_000), (100, 300, 1_000)
 STORES, QUICK_STORES = (1_000, 10_000, 100_000, 1_000_000), (1_000, 5_000, 25_000)
+KEPT = 1_000_000
+"""A store of so many takes long to fill: it stays where it is."""
+
 FEW = 10_000
 """Up to so many, everything is done three times and the median taken; beyond, once."""
 
@@ -77,17 +81,22 @@ def _base(cutter: Cutter, count: int, questions: Sequence[str], repeats: int) ->
     for _ in range(repeats if count <= FEW else 1):
         made.append(ours("ours_ingest", corpus=str(corpus), folder=str(folder), queries=[]).run())
         found.append(ours("base_search", folder=str(folder / "knowledge"), queries=list(questions), k=K).run())
+    shutil.rmtree(folder)
     point = _point("base", count, made, found, made[0]["bytes"] / 1e6)
     print(f"{point.line()}; {lengths(pieces)}", flush=True)
     return point
 
 
 def _store(count: int, repeats: int) -> Point:
-    folder = HERE / f"store-{count}"
+    folder, kept = HERE / f"store-{count}", count >= KEPT
+    if not kept:
+        shutil.rmtree(folder, ignore_errors=True)
     job: dict[str, Any] = {"count": count, "folder": str(folder), "queries": QUESTIONS, "k": 10}
     made = [ours("store_growth", **job, fill=True).run()]
     found = [ours("store_growth", **job, fill=False).run() for _ in range(repeats if count <= FEW else 1)]
     disk = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    if not kept:
+        shutil.rmtree(folder)
     point = _point("store", count, made, found, disk)
     print(point.line(), flush=True)
     return point

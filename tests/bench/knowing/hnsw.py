@@ -6,6 +6,7 @@ are drawn from it, too. One query at a time, one thread, 10 nearest. Both search
 
 from __future__ import annotations
 
+import shutil
 from statistics import median
 from typing import Any
 
@@ -25,6 +26,7 @@ def measure(quick: bool) -> list[Row]:
     HERE.mkdir(parents=True, exist_ok=True)
     child = ours("hnsw_turns", count=count, queries=queries, k=K, turns=turns, folder=str(HERE / "hnsw"))
     answer = child.run()
+    shutil.rmtree(HERE / "hnsw")
     recalls, (own, ef) = answer["recalls"], answer["ef"]
     print(
         f"  {', '.join(f'{name} {each}' for name, each in answer['versions'].items())}; recall@{K} over {queries} queries:"

@@ -71,11 +71,15 @@ def wikitext(text: str) -> list[Article]:
     found = []
     for each in re.split(r"(?m)^(?= = [^=])", text):
         title, _, body = each.partition("\n")
-        for pattern, instead in MARKS:
-            body = pattern.sub(instead, body)
         if body.strip():
-            found.append((title.strip(" ="), " ".join(body.split())))
+            found.append((_plain(title.strip(" =")) or "Untitled", _plain(body)))
     return found
+
+
+def _plain(text: str) -> str:
+    for pattern, instead in MARKS:
+        text = pattern.sub(instead, text)
+    return " ".join(text.split())
 
 
 class Cutter:
