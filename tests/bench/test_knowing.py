@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import knowledge
@@ -232,6 +233,18 @@ def test_missing_results_and_recall_under_a_filter() -> None:
     assert (first.met, worst.met, results.ours, results.peer) == (True, True, 1.5, 0.5)
     first, _, worst, *_ = pgvector.rows(100_000, {"1 %": full, "25 %": short}, (full, full))
     assert (first.ours, first.met, worst.met) == (2, False, False)
+
+
+def test_a_real_server_is_searched_under_every_filter() -> None:
+    # not in pytest's folder: as root the server runs as another user
+    with pgvector.postgres.running(Path(mkdtemp(prefix="inhouse-bench-test-"))) as server:
+        found, (ours, plain) = pgvector.searched(server, 600, 3)
+    assert {name: each.each for name, each in found.items()} == {
+        "1 %": 6, "25 %": 10, "the farthest 1 %": 6, "the farthest 25 %": 10, "10 ids": 10, "3 ids": 3
+    }  # fmt: skip
+    for each in (*found.values(), ours):
+        assert (each.missing, each.recall) == (0, 1.0)
+    assert len(plain.found) == len(ours.found) == 3
 
 
 def test_filters_pass_what_they_say() -> None:
