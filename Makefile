@@ -1,4 +1,4 @@
-.PHONY: demo test setup lint types format bench-kernel bench-train bench-quantize clean
+.PHONY: demo test setup lint types format bench-kernel bench-train bench-quantize bench-knowledge clean
 BIN := .venv/bin
 RECIPE := contrib/recipes/service-desk/recipe.toml
 QUESTION := "Could you tell me whether order 65731 is on its way, please?"
@@ -41,6 +41,10 @@ bench-quantize: setup  ## ARGS="--only imatrix"
 	@contrib/dev/bench.sh
 	@contrib/dev/bench-llama.sh
 	@$(BIN)/python tests/bench/quantize.py $(ARGS)
+
+bench-knowledge: setup  ## ARGS="--only embedding"
+	@contrib/dev/bench.sh
+	@$(BIN)/python tests/bench/knowledge.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-bench .wheelhouse .inhouse build

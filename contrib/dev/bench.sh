@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv-bench: what the benchmarks compare with (trl and what it needs). Run after setup.sh.
+# Sets up .venv-bench: what the benchmarks compare with (trl, sentence-transformers, LlamaIndex, LangChain, and what
+# they need). Run after setup.sh.
 # Does nothing when nothing changed since the last time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -30,8 +31,10 @@ with open(os.path.join(site, "behind.pth"), "w") as file:
     print(os.path.relpath(site.replace(".venv-bench", ".venv"), site), file=file)
 PYTHON
 # Every package that is to come is pinned, so nothing of .venv is looked at, replaced or removed.
-run "packages (trl, datasets and so on)" .venv/bin/python -m pip --disable-pip-version-check \
-    --python "$VENV/bin/python" install --no-deps --requirement "$PINS"
-run "check that they fit together" "$VENV/bin/python" -c 'from datasets import Dataset; from trl import SFTConfig, SFTTrainer'
+run "packages (trl, sentence-transformers and so on)" .venv/bin/python -m pip --disable-pip-version-check \
+    --python "$VENV/bin/python" install --no-deps --only-binary :all: --requirement "$PINS"
+run "check that they fit together" "$VENV/bin/python" -c 'from datasets import Dataset; from trl import SFTConfig, SFTTrainer
+from langchain_core.vectorstores import InMemoryVectorStore; from langchain_text_splitters import RecursiveCharacterTextSplitter
+from llama_index.core import VectorStoreIndex; from llama_index.embeddings.huggingface import HuggingFaceEmbedding'
 touch "$MARK"
 echo "Set up."

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "build" / "bench"
@@ -19,6 +19,16 @@ OURS = ROOT / ".venv" / "bin" / "python"
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
 TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
 """What is pre-trained on, unless the command line names another text."""
+
+OUTSIDE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HOME": str(FOLDER / "huggingface"),
+    "LLAMA_INDEX_CACHE_DIR": str(FOLDER / "llama-index"),
+    "LANGSMITH_TRACING": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""The environment of measured processes: nothing is downloaded, told to anybody, or kept outside ``FOLDER``."""
 
 Answer = Mapping[str, Any]
 
@@ -58,11 +68,16 @@ class Row:
 
 @frozen
 class Child:
-    """A process that measures: the interpreter, a module of this package, and the job that it gets as JSON."""
+    """A process that measures: the interpreter, a module of ``package``, and the job that it gets as JSON.
+
+    ``environment`` is laid over :data:`OUTSIDE`.
+    """
 
     python: Path
     module: str
     job: Mapping[str, Any]
+    package: str = "training"
+    environment: Mapping[str, str] = field(factory=dict)
 
     def having(self, **changes: Any) -> Child:
         """The same with another job."""
@@ -79,11 +94,10 @@ class Child:
 
     def run(self) -> Answer:
         """Runs it to its end. Raises ``BenchError`` with the end of its output when it fails."""
-        outside = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(FOLDER / "huggingface"), "TOKENIZERS_PARALLELISM": "false"}
         done = subprocess.run(
-            [str(self.python), "-m", f"training.{self.module}", json.dumps(self.job)],
+            [str(self.python), "-m", f"{self.package}.{self.module}", json.dumps(self.job)],
             cwd=ROOT / "tests" / "bench",
-            env={**os.environ, **outside},
+            env={**os.environ, **OUTSIDE, **self.environment},
             capture_output=True,
             text=True,
             check=False,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from attrs import define, field
 
 from inhouse.events import Event
+from inhouse.values import Artifact
 
 T = TypeVar("T")
 
@@ -70,6 +71,10 @@ class RecordingStep:
     def notice(self, message: str, *, level: str = "info") -> None:
         """Keeps the line."""
         self.notices.append(message)
+
+    def earlier(self) -> Iterable[Artifact]:
+        """Nothing was made before."""
+        return ()
 
     def service(self, slot: str) -> Any:
         """What the test put there."""
