@@ -33,7 +33,7 @@ ALIKE, SAME = 0.999, 0.99
 
 def measure(quick: bool) -> list[Row]:
     """Raises ``BenchError`` where both sides' vectors are not the same."""
-    count, repeats = (100, 1) if quick else (2000, 5)
+    count, repeats = (100, 1) if quick else (2000, 3)
     HERE.mkdir(parents=True, exist_ok=True)
     pieces = Cutter(encoder(), articles()).pieces(count, SHORTEST, LONGEST)
     print(f"  {count} passages of {lengths(pieces)}", flush=True)
