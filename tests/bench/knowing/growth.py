@@ -30,7 +30,7 @@ STORES, QUICK_STORES = (1_000, 10_000, 100_000, 1_000_000), (1_000, 5_000, 25_00
 KEPT = 1_000_000
 """A store of so many takes long to fill: it stays where it is."""
 
-FEW = 10_000
+FEW = 1_000
 """Up to so many, everything is done three times and the median taken; beyond, once."""
 
 QUESTIONS = 200
