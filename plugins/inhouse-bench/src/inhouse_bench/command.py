@@ -43,7 +43,7 @@ def seven_b(
 ) -> None:
     """A model with the dimensions of Llama-2 7B and random weights: file, decoding rate and memory by type.
 
-    Takes 18 GB of disk and the memory of the largest file, about half an hour on 2 cores. Exit 0: all goals are met.
+    Takes 18 GB of disk and as much memory, about half an hour on 2 cores. Exit 0: all goals are met.
     1: one is missed. 2: something is lacking. What is made stays when it is stopped, and the same command goes on.
     """
     if width % 128:
