@@ -162,29 +162,6 @@ def test_only_what_changed_is_embedded_again(tmp_path: Path) -> None:
         }
 
 
-def test_a_later_run_embeds_only_what_changed(tmp_path: Path) -> None:
-    rows = many(150)
-    rows[9]["text"] = f"# First\n{rows[9]['text']}\n# Second\nShort.\n# Third\n{rows[18]['text']}"
-    first = index(tmp_path / "1", rows)
-    changed = [
-        *rows[:9],
-        {**rows[9], "text": rows[9]["text"].replace("Short.", "Now of zebras.")},
-        *({**row, "path": "moved.md", "metadata": {"year": 2026}} for row in rows[10:70]),
-        *rows[72:],
-        document("new", "Something new."),
-    ]
-    embedder = HashingEmbedder()
-    second = index(tmp_path / "2", changed, embedder=embedder, before=[first.output])
-    embedded = [text for call in embedder.calls for text in call]
-    assert len(embedded) == 2, embedded
-    assert embedded[0].endswith("Now of zebras.")
-    assert embedded[1] == "New\nSomething new."
-    fresh = index(tmp_path / "3", changed)
-    assert content(second.output) == content(fresh.output), "as if there had been no run before"
-    assert any(str(fresh.facts["passages"] - 2) in said for said in second.notices), second.notices
-    assert "item71" not in content(second.output).decode("latin-1")
-
-
 def test_another_embedder_or_chunk_size_starts_anew(tmp_path: Path) -> None:
     first = index(tmp_path / "1", SHOP)
     for at, (name, options) in enumerate((("other@2", Options()), ("other@2", Options(chunk_tokens=50)))):
