@@ -26,6 +26,7 @@ class HashingEmbedder:
     def __init__(self, name: str = "hashing@1", before: Callable[[int], None] = lambda _: None) -> None:
         self.name = name
         self.dimension = DIMENSION
+        self.dtype = "float64"
         self.calls: list[list[str]] = []
         self.before = before
 

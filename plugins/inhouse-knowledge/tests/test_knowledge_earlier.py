@@ -13,6 +13,18 @@ def content(folder: Path) -> bytes:
     return (folder / DATABASE).read_bytes()
 
 
+def test_vectors_of_another_number_format_are_not_taken_over(tmp_path: Path) -> None:
+    rows = many(3)
+    narrow = HashingEmbedder()
+    narrow.dtype = "bfloat16"
+    first = index(tmp_path / "1", rows, embedder=narrow)
+    for dtype, embedded in (("float64", 3), ("bfloat16", 0)):
+        embedder = HashingEmbedder()
+        embedder.dtype = dtype
+        index(tmp_path / dtype, rows, embedder=embedder, before=[first.output])
+        assert sum(map(len, embedder.calls)) == (embedded and first.facts["passages"])
+
+
 def test_a_later_run_embeds_only_what_changed(tmp_path: Path) -> None:
     rows = many(150)
     rows[9]["text"] = f"# First\n{rows[9]['text']}\n# Second\nShort.\n# Third\n{rows[18]['text']}"

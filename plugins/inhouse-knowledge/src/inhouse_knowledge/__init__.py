@@ -45,7 +45,7 @@ def inhouse_indexers() -> Iterator[IndexerSpec]:
         options=Options,
         consumes="text/corpus",
         produces="knowledge",
-        version=2,
+        version=3,
         slots=(
             Slot("vector_store", "vector_store", "hnswlib"),
             Slot("embedder", "embedder", "minilm"),

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from inhouse.errors import ArtifactError
+from inhouse.protocols import Embedder
 from inhouse_knowledge.chunking import Chunk, embedded_text
 from inhouse_knowledge.reader import Reader, Vectors
 
@@ -36,12 +37,14 @@ class Earlier:
             self._reader.close()
 
 
-def newest(databases: Iterable[Path], embedder: str, dimension: int) -> Earlier:
-    """The first of ``databases`` that is whole and has vectors of this embedder; one that knows nothing if none has."""
+def newest(databases: Iterable[Path], embedder: Embedder) -> Earlier:
+    """The first of ``databases`` that is whole and has this embedder's vectors, in the number format that it computes
+    in here; one that knows nothing if none has."""
+    wanted = (embedder.name, embedder.dimension, getattr(embedder, "dtype", ""))
     for path in databases:
         with suppress(ArtifactError), ExitStack() as opened:  # of another version, or damaged: as if it were not there
             reader = opened.enter_context(closing(Reader(path)))
-            if (reader.embedder, reader.dimension) == (embedder, dimension) and reader.whole():
+            if (reader.embedder, reader.dimension, reader.dtype) == wanted and reader.whole():
                 found = Earlier(reader)
                 opened.pop_all()
                 return found

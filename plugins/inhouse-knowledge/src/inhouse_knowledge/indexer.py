@@ -65,7 +65,7 @@ class SqliteIndexer:
         count = self._count(step, embedder)
         before = (each.path / DATABASE for each in step.earlier() if each.kind == "knowledge")
         with (
-            closing(newest(before, embedder.name, embedder.dimension)) as earlier,
+            closing(newest(before, embedder)) as earlier,
             Writer(step.checkpoints / DATABASE, self._identity(embedder)) as writer,
         ):
             present = writer.digests()
@@ -106,6 +106,7 @@ class SqliteIndexer:
         return {
             "embedder": embedder.name,
             "dimension": embedder.dimension,
+            "dtype": getattr(embedder, "dtype", ""),
             "chunk_tokens": self.options.chunk_tokens,
             "chunking": CHUNKING_VERSION,
         }

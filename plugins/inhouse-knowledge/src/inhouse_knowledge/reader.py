@@ -95,6 +95,7 @@ class Reader:
         try:
             identity = json.loads(meta["identity"])
             self.embedder, self.dimension = str(identity["embedder"]), int(identity["dimension"])
+            self.dtype = str(identity.get("dtype", ""))
             self.stamp = int(meta["stamp"])
         except (KeyError, ValueError, TypeError) as error:
             raise ArtifactError("the knowledge base does not say what is in it", where=str(path)) from error

@@ -18,9 +18,9 @@ from inhouse_minilm.folder import EncoderFolder, missing, read
 from inhouse_minilm.loading import clean, load_model, load_tokenizer
 
 if TYPE_CHECKING:
-    import torch
-
     from inhouse_minilm.cross import CrossEncoder
+    from inhouse_minilm.packed import PackedBert
+    from inhouse_minilm.padded import PaddedEncoder
 
 Vectors = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
@@ -65,6 +65,11 @@ class MiniLM:
     def dimension(self) -> int:
         """Length of a vector."""
         return self._folder.dimension
+
+    @property
+    def dtype(self) -> str:
+        """The number format that vectors are computed in on this machine: others differ in their last bits."""
+        return self._encoder.dtype
 
     @property
     def max_tokens(self) -> int:
@@ -127,7 +132,7 @@ class MiniLM:
         return load_tokenizer(self._folder.path)
 
     @cached_property
-    def _encoder(self) -> Callable[[Sequence[Sequence[int]]], torch.Tensor]:
+    def _encoder(self) -> PackedBert | PaddedEncoder:
         """Token ids of texts of descending length to vectors: ours for BERT, else transformers' own model."""
         from inhouse_minilm.packed import PackedBert, compute_dtype, fits
         from inhouse_minilm.padded import PaddedEncoder

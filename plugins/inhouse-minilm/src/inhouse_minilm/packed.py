@@ -134,6 +134,7 @@ class PackedBert:
         self._layers = [_Layer(each, heads, dtype) for each in model.encoder.layer]
         self._pooling = pooling
         self._dtype = dtype
+        self.dtype = str(dtype).removeprefix("torch.")
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None) -> Tensor:

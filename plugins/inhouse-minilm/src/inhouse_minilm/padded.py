@@ -14,6 +14,7 @@ class PaddedEncoder:
 
     def __init__(self, model: Any, *, pooling: Literal["mean", "cls"]) -> None:
         self._model = model
+        self.dtype = "float32"
         self._pooling = pooling
         self._padding = int(getattr(model.config, "pad_token_id", 0) or 0)
 
