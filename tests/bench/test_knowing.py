@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import knowledge
+import groups
 import numpy as np
 import pytest
 from knowing import GROUPS, embedding, growth, hnsw, hnsw_turns, ingest, pgvector, rows, sides, texts, vectors, xquad
@@ -27,7 +27,7 @@ def test_every_group_can_be_imported_and_measured() -> None:
 def test_an_unknown_group_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["knowledge.py", "--only", "training"])
     with pytest.raises(SystemExit):
-        knowledge.main()
+        groups.run("About.", "knowledge", "knowing", GROUPS, ["torch"])
     assert "xquad" in capsys.readouterr().err
 
 

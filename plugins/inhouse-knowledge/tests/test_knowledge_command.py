@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from inhouse import Kernel, Recipe
+from inhouse_hnswlib.store import HnswlibStore
 from inhouse_knowledge.made import indexer_of, needed
+from inhouse_knowledge.tuning import Subject, base_of
+from inhouse_minilm import Options as MiniLMOptions
+from inhouse_minilm.embedder import MiniLM
+from inhouse_minilm.folder import packaged
 from support.distributions import inhouse, registry
 from support.fakes import write_recipe
 
@@ -99,6 +107,44 @@ def test_tune(shop: Path) -> None:
     assert (few.returncode, "no question can be made" in few.stderr) == (2, True)
     sizes = inhouse(["knowledge", "tune", "--chunk-tokens", "64"], cwd=shop)
     assert (sizes.returncode, "sizes cannot be compared" in sizes.stderr) == (2, True)
+
+
+def test_an_ef_that_is_tried_reaches_the_store(shop: Path) -> None:
+    subject = Subject(str(shop / "recipe.toml"), (), None)
+    found = base_of(Kernel(shop / ".inhouse"), subject, "knowledge.sqlite.chunk_tokens=200", threading.Event())
+    for ef, set_ in ((None, 128), (5, 5)):
+        with found.open(ef) as base:
+            assert isinstance(base._store, HnswlibStore)
+            assert base._store.options.ef_search == set_
+
+
+def test_a_cross_encoder_of_the_recipe_orders_what_is_found(shop: Path) -> None:
+    config = BertConfig(
+        vocab_size=30_522,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=1,
+    )
+    torch.manual_seed(1)
+    BertForSequenceClassification(config).save_pretrained(shop / "cross")
+    encoder = packaged()
+    assert encoder is not None
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (shop / "cross" / name).write_bytes((encoder / name).read_bytes())
+    sets = ["--set", "knowledge.sqlite.rerank=3", "--set", "knowledge.minilm.cross_encoder=cross"]
+    refused = inhouse(["run", "-q", *sets[:2]], cwd=shop)
+    assert (refused.returncode, "rerank needs a cross-encoder" in refused.stderr) == (2, True)
+    made = inhouse(["run", *sets], cwd=shop)
+    assert made.returncode == 0, made.stderr
+    assert "3 passages are as before" in made.stdout + made.stderr
+    found = json.loads(inhouse(["knowledge", "search", "return boots", *sets, "--json"], cwd=shop).stdout)
+    rerank = MiniLM(MiniLMOptions(cross_encoder=shop / "cross")).rerank
+    assert rerank is not None
+    scores = rerank("return boots", [f"{each['title']}\n{each['text']}" for each in found])
+    assert [each["score"] for each in found] == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
+    assert len(found) == 3
 
 
 def test_only_what_the_base_is_made_of_runs(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel, RobertaConfig, RobertaModel
 
 from inhouse.errors import DataError, ResourceError
-from inhouse_minilm import Options, folder, inhouse_embedders
+from inhouse_minilm import Options, folder, inhouse_embedders, packed
 from inhouse_minilm.embedder import MiniLM
 
 WORDS = ["the", "order", "was", "shipped", "on", "monday", "and", "may", "be", "returned", "within", "thirty", "days"]
@@ -66,7 +66,7 @@ def test_declaring_imports_nothing_heavy() -> None:
 def test_vectors_do_not_depend_on_the_batch(tiny: Path, dtype: Literal["float32", "bfloat16"]) -> None:
     texts = [*(" ".join(WORDS[: 1 + at % 13]) for at in range(40)), "", "unknown words only"]
     one = MiniLM(Options(model=tiny, batch_size=1, dtype=dtype)).embed(texts)
-    many = MiniLM(Options(model=tiny, batch_size=16, dtype=dtype)).embed(texts)
+    many = MiniLM(Options(model=tiny, batch_size=16, dtype=dtype, threads=1)).embed(texts)
     assert one.shape == (42, 32)
     assert one.dtype == np.float32
     assert np.array_equal(one, many)
@@ -93,6 +93,17 @@ def test_number_formats_give_the_same_but_for_rounding(tiny: Path) -> None:
     narrow = MiniLM(Options(model=tiny, dtype="bfloat16")).embed(texts)
     assert ((narrow * means).sum(axis=1) > 0.999).all()
     assert not np.array_equal(narrow, means)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_without_onednn_too(tiny: Path, dtype: Literal["float32", "bfloat16"], monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [" ".join(WORDS[: 1 + at]) for at in range(13)]
+    fused = MiniLM(Options(model=tiny, dtype=dtype)).embed(texts)
+    monkeypatch.setattr(packed, "_fuses", lambda _: False)
+    plain = MiniLM(Options(model=tiny, dtype=dtype))
+    found = plain.embed(texts)
+    assert ((found * fused).sum(axis=1) > (0.999 if dtype == "bfloat16" else 1 - 1e-6)).all()
+    assert np.array_equal(np.concatenate([plain.embed([text]) for text in texts]), found)
 
 
 def test_what_is_no_bert_runs_as_transformers_has_it(tiny: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from inhouse.errors import ArtifactError, InhouseError
 from inhouse.protocols import VectorStore
 from inhouse_knowledge import checks, vectors
 from inhouse_knowledge.reader import Ids, Reader, Vectors
-from inhouse_knowledge.schema import checksum
+from inhouse_knowledge.schema import unchanged
 
 SAMPLE = 200  # searches that the recall is measured on
 DEPTH = 10
@@ -97,7 +97,7 @@ def _words(connection: sqlite3.Connection) -> Iterator[str]:
 def _vectors(connection: sqlite3.Connection, dimension: int) -> Iterator[str]:
     """Also the passages' places, titles and vectors against the checksum taken when the file was handed over."""
     yield from checks.vectors(connection, dimension)
-    if connection.execute("SELECT value FROM meta WHERE key = 'checksum'").fetchone() != (checksum(connection),):
+    if not unchanged(connection):
         yield "titles, places or vectors of passages are not those that were written"
 
 

@@ -198,7 +198,7 @@ def _survey(path: Path) -> _Found:
 
 
 def _groups(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    """Always the same groups for the same corpus: a vector's last bits depend on its batch."""
+    """Always the same groups for the same corpus: with some embedders a vector's last bits depend on its batch."""
     group: list[T] = []
     for item in items:
         group.append(item)

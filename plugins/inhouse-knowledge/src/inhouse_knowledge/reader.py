@@ -19,7 +19,7 @@ from attrs import frozen
 from inhouse.errors import ArtifactError
 from inhouse.values import Passage
 from inhouse_knowledge.corpus import written
-from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, checksum, damaged, explained
+from inhouse_knowledge.schema import APPLICATION_ID, SCHEMA_VERSION, damaged, explained, unchanged
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -149,16 +149,16 @@ class Reader:
             self._rows("SELECT chunks.id, name FROM chunks JOIN documents ON documents.id = document ORDER BY 1")
         )
 
-    def texts(self) -> list[tuple[int, str, str]]:
+    def texts(self) -> Iterator[tuple[int, str, str]]:
         """Chunk id, title and text of every passage."""
-        return self._rows("SELECT id, title, text FROM chunks")
+        with explained(self.path), self._connection() as connection:
+            yield from connection.execute("SELECT id, title, text FROM chunks")
 
     def whole(self) -> bool:
         """Whether passages and vectors are those that were handed over."""
         try:
             with explained(self.path), self._connection() as connection:
-                (said,) = connection.execute("SELECT value FROM meta WHERE key = 'checksum'").fetchone() or ("",)
-                return bool(said == checksum(connection))
+                return unchanged(connection)
         except (ArtifactError, TypeError):  # in a damaged file anything may be anywhere
             return False
 

@@ -74,6 +74,12 @@ def checksum(connection: sqlite3.Connection) -> str:
     return total.hexdigest()
 
 
+def unchanged(connection: sqlite3.Connection) -> bool:
+    """Whether titles, places and vectors of passages are those that were handed over."""
+    kept = connection.execute("SELECT value FROM meta WHERE key = 'checksum'").fetchone()
+    return kept is not None and bool(kept[0] == checksum(connection))
+
+
 def fts5_missing() -> str | None:
     """One line when this Python's SQLite has no FTS5, else None."""
     connection = sqlite3.connect(":memory:")

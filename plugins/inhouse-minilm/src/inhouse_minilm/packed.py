@@ -1,6 +1,6 @@
 """A BERT encoder over texts that lie one behind the other, with no padding between them.
 
-What a text becomes does not depend on its neighbours, bit for bit (on one machine, with one number of threads): every
+What a text becomes does not depend on its neighbours, bit for bit (on one machine): every
 operation works on one row alone, or on one text. Model: Devlin et al. 2018, as ``BertModel`` of transformers has it.
 """
 
@@ -42,13 +42,20 @@ def fits(config: Any) -> bool:
     )
 
 
+def _fuses(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there with the products that torch.compile uses, which torch promises nobody."""
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class _Linear:
     """A product with weights in oneDNN's own order, with GELU or an addition at its end where asked."""
 
     def __init__(self, layers: Sequence[torch.nn.Linear], dtype: torch.dtype) -> None:
         weight = torch.cat([each.weight.detach() for each in layers]).to(dtype)
         self._bias = torch.cat([each.bias.detach() for each in layers]).to(dtype)
-        self._fused = torch._C._has_mkldnn and (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        self._fused = _fuses(dtype)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._fused else weight
 
     def __call__(self, x: Tensor) -> Tensor:
