@@ -166,19 +166,20 @@ def test_a_cross_encoder_reads_query_and_passage_together(tiny: Path, cross: Pat
 
 
 def test_what_is_no_cross_encoder(tiny: Path, cross: Path, tmp_path: Path) -> None:
-    for path, said in ((tiny, "weights are missing: classifier"), (tmp_path / "gone", "no such folder")):
+    for path, said in ((tiny, "tiny is no cross-encoder"), (tmp_path / "gone", "no such folder")):
         rerank = MiniLM(Options(model=tiny, cross_encoder=path)).rerank
         assert rerank is not None
         with pytest.raises(DataError, match=said):
             rerank("order", ["the order"])
     assert "no such folder" in (MiniLM(Options(model=tiny, cross_encoder=tmp_path / "gone")).probe() or "")
+    assert "is no cross-encoder" in (MiniLM(Options(model=tiny, cross_encoder=tiny)).probe() or "")
     config = BertConfig.from_pretrained(cross)
     config.num_labels = 3
     copy(tiny, tmp_path / "three")
     BertForSequenceClassification(config).save_pretrained(tmp_path / "three")
     rerank = MiniLM(Options(model=tiny, cross_encoder=tmp_path / "three")).rerank
     assert rerank is not None
-    with pytest.raises(DataError, match="is no cross-encoder: BertForSequenceClassification with 3 outputs"):
+    with pytest.raises(DataError, match="is no cross-encoder: a BertForSequenceClassification with one output is"):
         rerank("order", ["the order"])
 
 

@@ -29,9 +29,9 @@ class Options:
         metadata={"help": "weight of the words (BM25); 0 leaves them out of the search"},
     )
     rerank: int = field(
-        default=0,
+        default=20,
         validator=[validators.ge(0), validators.le(1000)],
-        metadata={"help": "the best passages that the embedder's cross-encoder puts in order anew; 0 leaves it out"},
+        metadata={"help": "the best passages that the embedder's cross-encoder, if it has one, puts in order anew"},
     )
 
 

@@ -21,7 +21,7 @@ from inhouse_knowledge.doctor import Check, examine
 from inhouse_knowledge.earlier import Earlier, newest
 from inhouse_knowledge.reader import Reader, Vectors
 from inhouse_knowledge.schema import fts5_missing
-from inhouse_knowledge.search import SqliteKnowledge, embedded, reranker
+from inhouse_knowledge.search import SqliteKnowledge, embedded
 from inhouse_knowledge.writer import Entry, Writer
 
 DATABASE = "knowledge.sqlite"
@@ -61,7 +61,6 @@ class SqliteIndexer:
         path = source.path / "corpus.jsonl"
         found = _survey(path)
         embedder: Embedder = step.service("embedder")
-        self._check(embedder)
         count = self._count(step, embedder)
         before = (each.path / DATABASE for each in step.earlier() if each.kind == "knowledge")
         with (
@@ -96,11 +95,6 @@ class SqliteIndexer:
             )
         count: Callable[[str], int] = getattr(embedder, "count_tokens", estimate_tokens)
         return count
-
-    def _check(self, embedder: Embedder) -> None:
-        """Raises ``RecipeError`` when the embedder cannot do what the options ask for."""
-        if self.options.rerank:
-            reranker(embedder)
 
     def _identity(self, embedder: Embedder) -> dict[str, str | int]:
         return {
@@ -145,13 +139,11 @@ class SqliteIndexer:
     def open(self, folder: Path, services: Mapping[str, Any]) -> SqliteKnowledge:
         """Opens what :meth:`index` wrote; ``services`` holds ``embedder`` and ``vector_store``.
 
-        Raises ``ArtifactError`` for a damaged file and ``RecipeError`` for vectors of another embedder, or one that
-        cannot do what the options ask for.
+        Raises ``ArtifactError`` for a damaged file and ``RecipeError`` for vectors of another embedder.
         """
         reader = Reader(folder / DATABASE)
         embedder: Embedder = services["embedder"]
         try:
-            self._check(embedder)
             if self.options.dense_weight == 0:
                 return SqliteKnowledge(reader, embedder, None, self.options)
             if (embedder.name, embedder.dimension) != (reader.embedder, reader.dimension):

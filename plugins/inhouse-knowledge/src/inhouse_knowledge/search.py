@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from attrs import evolve, field, frozen
 
-from inhouse.errors import PluginError, RecipeError
+from inhouse.errors import PluginError
 from inhouse.protocols import Embedder, VectorStore
 from inhouse.values import Passage
 from inhouse_knowledge import Options
 from inhouse_knowledge.chunking import embedded_text
 from inhouse_knowledge.reader import DocumentRow, Reader, Vectors
+
+Rerank = Callable[[str, Sequence[str]], Any]
+"""A query and texts to one score each, the higher the better."""
 
 LONGEST_QUERY = 4_000  # characters; more than any embedder reads, less than what takes long to tokenise
 DEPTH = 50  # candidates of each leg; more are never needed for k up to 10
@@ -41,8 +44,8 @@ class Legs:
 class SqliteKnowledge:
     """A :class:`inhouse.protocols.KnowledgeBase`; every method may be called from any thread.
 
-    The score of a passage is ``dense_weight * cosine + lexical_weight * bm25 / best bm25 of the query``; with
-    ``rerank`` the best by that are put in order by the embedder's cross-encoder, whose scores they get.
+    The score of a passage is ``dense_weight * cosine + lexical_weight * bm25 / best bm25 of the query``; the
+    ``rerank`` best by that are put in order by the embedder's cross-encoder, if it has one, whose scores they get.
     """
 
     def __init__(self, reader: Reader, embedder: Embedder, store: VectorStore | None, options: Options) -> None:
@@ -50,6 +53,7 @@ class SqliteKnowledge:
         self._embedder = embedder
         self._store = store
         self._options = options
+        self._rerank: Rerank | None = getattr(embedder, "rerank", None)
 
     def search(self, query: str, k: int = 5, *, where: Mapping[str, Any] | None = None) -> list[Passage]:
         """Up to k passages, best first, equal ones in the order of the documents; none for an empty query.
@@ -57,20 +61,20 @@ class SqliteKnowledge:
         Only passages of documents whose metadata has, for every key of ``where``, its value or one of its list.
         Raises ``DataError`` for a value that is no string, number, boolean, or list of those.
         """
-        rerank = self._options.rerank
+        rerank = self._options.rerank if self._rerank else 0
         legs = self.legs(query, max(DEPTH, 4 * k, rerank), where) if k > 0 else Legs()
         top = legs.fused(self._options.dense_weight, self._options.lexical_weight)[: max(k, rerank)]
         passages = self._reader.passages([key for key, _ in top])
-        if rerank:
-            top = self._reranked(query, passages)
+        if self._rerank and rerank:
+            top = self._reranked(self._rerank, query, passages)
         return [evolve(passages[key], score=score) for key, score in top[:k] if key in passages]
 
-    def _reranked(self, query: str, passages: Mapping[int, Passage]) -> list[tuple[int, float]]:
+    def _reranked(self, rerank: Rerank, query: str, passages: Mapping[int, Passage]) -> list[tuple[int, float]]:
         """Chunk ids and the cross-encoder's scores, best first, equal ones by id."""
         if not passages:
             return []
         texts = [embedded_text(each.title, each.text) for each in passages.values()]
-        scores = np.asarray(reranker(self._embedder)(query[:LONGEST_QUERY], texts), np.float32)
+        scores = np.asarray(rerank(query[:LONGEST_QUERY], texts), np.float32)
         if scores.shape != (len(texts),) or not np.isfinite(scores).all():
             raise PluginError(f"the embedder {self._embedder.name} gave no {len(texts)} finite scores")
         found = zip(passages, np.round(scores, DIGITS).tolist(), strict=True)
@@ -113,17 +117,6 @@ class SqliteKnowledge:
         self._reader.close()
         if self._store is not None:
             self._store.close()
-
-
-def reranker(embedder: Embedder) -> Callable[[str, Sequence[str]], Any]:
-    """The embedder's ``rerank``: (query, texts) to one score each. Raises ``RecipeError`` when it has none."""
-    found: Callable[[str, Sequence[str]], Any] | None = getattr(embedder, "rerank", None)
-    if found is None:
-        raise RecipeError(
-            f"rerank needs a cross-encoder, and the embedder {embedder.name} has none",
-            hint='[knowledge.minilm] cross_encoder = "FOLDER", or [knowledge.sqlite] rerank = 0',
-        )
-    return found
 
 
 def embedded(embedder: Embedder, texts: Sequence[str]) -> Vectors:

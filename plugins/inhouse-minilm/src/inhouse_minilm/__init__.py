@@ -21,7 +21,7 @@ class Options:
     )
     cross_encoder: Path | None = field(
         default=None,
-        metadata={"help": "folder of a cross-encoder for `[knowledge.sqlite] rerank`; a BERT with one output"},
+        metadata={"help": "folder of a cross-encoder, a BERT with one output, that orders the best passages anew"},
     )
     batch_size: int = field(
         default=32,

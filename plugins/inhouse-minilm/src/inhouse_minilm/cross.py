@@ -21,17 +21,14 @@ Scores = npt.NDArray[np.float32]
 class CrossEncoder:
     """A ``BertForSequenceClassification`` with one output, as those trained on MS MARCO (Nogueira and Cho 2019).
 
-    Raises ``DataError`` for a folder without one, and for weights that are missing or give NaN.
+    ``path`` is a folder that ``not_cross`` has nothing to say of. Raises ``DataError`` for one that does not load, and
+    for weights that are missing or give NaN.
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, batch_size: int) -> None:
         model = load_model(path, "AutoModelForSequenceClassification")
-        if not fits(model.config) or model.config.num_labels != 1:
-            raise DataError(
-                f"is no cross-encoder: {type(model).__name__} with {model.config.num_labels} outputs",
-                where=str(path),
-                hint="a BertForSequenceClassification with one output, such as ms-marco-MiniLM-L6-v2",
-            )
+        if not fits(model.config):
+            raise DataError(f"a BERT with {model.config.hidden_act} is not read", where=str(path))
         self._path, self._batch_size = path, batch_size
         self._tokenizer = load_tokenizer(path)
         self._tokenizer.enable_truncation(read(path).max_tokens, strategy="longest_first")

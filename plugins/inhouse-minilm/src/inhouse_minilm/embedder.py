@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from inhouse.errors import DataError, InhouseError
 from inhouse_minilm import Options
-from inhouse_minilm.folder import EncoderFolder, missing, read
+from inhouse_minilm.folder import EncoderFolder, missing, not_cross, read
 from inhouse_minilm.loading import clean, load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ class MiniLM:
         lacking = [name for name in ("torch", "transformers") if find_spec(name) is None]
         if lacking:
             return f"{' and '.join(lacking)} not installed: pip install {' '.join(lacking)}"
-        for folder in (self.options.model, *([cross] if (cross := self.options.cross_encoder) else [])):
-            if problem := missing(folder):
-                return problem
+        if problem := missing(self.options.model):
+            return problem
+        if self.options.cross_encoder and (problem := not_cross(self.options.cross_encoder)):
+            return problem
         try:
             read(self.options.model)
         except InhouseError as error:
@@ -115,9 +116,9 @@ class MiniLM:
         from inhouse_minilm.packed import compute_dtype
 
         path = self.options.cross_encoder
-        if problem := missing(path):
-            raise DataError(problem, where=str(path), hint="set the embedder's option `cross_encoder` to such a folder")
         assert path is not None
+        if problem := not_cross(path):
+            raise DataError(problem, where=str(path), hint="such as ms-marco-MiniLM-L6-v2")
         return CrossEncoder(path, compute_dtype(self.options.dtype), self.options.batch_size)
 
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:

@@ -71,6 +71,20 @@ def missing(model: Path | None) -> str | None:
     return None
 
 
+def not_cross(path: Path) -> str | None:
+    """Why the folder is no cross-encoder; None when it can be read as one."""
+    if problem := missing(path):
+        return problem
+    try:
+        config = _json(path / "config.json")
+    except DataError as error:
+        return f"{path}: {error.message}"
+    outputs = len(config.get("id2label") or {})
+    if config.get("architectures") != ["BertForSequenceClassification"] or outputs != 1:
+        return f"{path} is no cross-encoder: a BertForSequenceClassification with one output is"
+    return None
+
+
 def read(model: Path | None) -> EncoderFolder:
     """Reads the folder's small files. Raises ``ResourceError`` or ``DataError`` with what is missing."""
     problem = missing(model)
