@@ -12,7 +12,7 @@ demo: setup  ## the main job: a raw model becomes a deployed specialist
 	@$(BIN)/inhouse ask $(QUESTION)
 	@echo
 	@echo 'Ask it yourself:   $(BIN)/inhouse ask "..."    or   $(BIN)/inhouse chat'
-	@echo 'Another quantizer: $(BIN)/inhouse run $(RECIPE) --set quantize.use=bitsandbytes'
+	@echo 'Another quantizer: $(BIN)/inhouse run $(RECIPE) --set quantize.use=bitsandbytes --accept fit'
 
 # Two processes on two cores: threads that wait must not spin, and tests of a file share what they set up.
 test: setup  ## all tests

@@ -77,7 +77,7 @@ def test_second_run_does_nothing(job: Job, home: Path) -> None:
 
 
 def test_other_quantizer_by_one_word(job: Job, home: Path) -> None:
-    accepted = '["survival", "task"]'
+    accepted = '["survival", "fit", "task"]'  # with torch as PyPI has it, its process needs more than the target has
     job.call(job.arguments(quantize__use="bitsandbytes", gates__gates__accept=accepted), home)
     steps = {step["name"]: step for step in job.report(home)["steps"]}
     assert all(steps[name]["cached"] for name in ("base", "data", "pretrain", "finetune", "knowledge"))

@@ -27,7 +27,7 @@ RECIPE = """
 name = "fits"
 [target]
 context = 128
-memory = "1GiB"
+memory = "2GiB"
 [base]
 use = "local"
 [base.local]
@@ -39,7 +39,8 @@ use = "gates"
 [runtime]
 use = "transformers"
 """
-BALLAST = 1200 << 20
+BALLAST = 2200 << 20
+"""More than a process with torch built for CUDA and a model of two thin layers takes: 1.1 GB."""
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +69,12 @@ def row(project: Path, *sets: str) -> dict[str, Any]:
 def test_the_memory_is_that_of_a_process_with_the_model_alone(project: Path, kind: str) -> None:
     ballast = np.ones(BALLAST, np.uint8)  # of the run, not of the model
     found = row(project, f"quantize.bitsandbytes.type={kind}")
-    assert psutil.Process().memory_info().rss > ballast.nbytes > 1 << 30
+    assert psutil.Process().memory_info().rss > ballast.nbytes > 2 << 30
     assert found["state"] == "passed"
-    assert found["figures"]["bytes"] < found["figures"]["memory"] < 1 << 30
+    assert found["figures"]["bytes"] < found["figures"]["memory"] < 2 << 30
     assert found["figures"]["tokens_per_second"] > 0
     assert found["figures"]["prefill_tokens_per_second"] > 0
-    assert "tokens of context (target 1,074 MB)" in found["measured"]
+    assert "tokens of context (target 2,147 MB)" in found["measured"]
 
 
 @pytest.fixture

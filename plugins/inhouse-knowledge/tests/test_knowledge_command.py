@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from inhouse import Kernel, Recipe
 from inhouse_hnswlib.store import HnswlibStore
 from inhouse_knowledge.made import indexer_of, needed
-from inhouse_knowledge.tuning import Subject, base_of
+from inhouse_knowledge.tuning import Found
 from inhouse_minilm import Options as MiniLMOptions
 from inhouse_minilm.embedder import MiniLM
 from inhouse_minilm.folder import packaged
@@ -110,8 +109,10 @@ def test_tune(shop: Path) -> None:
 
 
 def test_an_ef_that_is_tried_reaches_the_store(shop: Path) -> None:
-    subject = Subject(str(shop / "recipe.toml"), (), None)
-    found = base_of(Kernel(shop / ".inhouse"), subject, "knowledge.sqlite.chunk_tokens=200", threading.Event())
+    kernel = Kernel(shop / ".inhouse")
+    plan = kernel.plan(Recipe.load(shop / "recipe.toml", environment={}))
+    step = indexer_of(plan, "recipe.toml")
+    found = Found(plan, step, kernel.store.artifacts(kernel.cached(plan)[step.name])[0])
     for ef, set_ in ((None, 128), (5, 5)):
         with found.open(ef) as base:
             assert isinstance(base._store, HnswlibStore)

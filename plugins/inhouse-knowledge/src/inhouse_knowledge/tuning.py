@@ -89,7 +89,7 @@ def command(
     rows: list[Row] = []
     count = 0
     for size in _sizes(sizes, own.chunk_tokens, alone=questions is None):
-        found = base_of(kernel, subject, f"{path}.chunk_tokens={size}", cancel)
+        found = _found(kernel, subject, f"{path}.chunk_tokens={size}", cancel)
         with found.open() as base:
             asked, tried = _asked(questions, base, made), _efs(efs, found, base.count())
         count = len(asked)
@@ -170,7 +170,7 @@ class Found:
             yield base
 
 
-def base_of(kernel: Kernel, subject: Subject, setting: str, cancel: threading.Event) -> Found:
+def _found(kernel: Kernel, subject: Subject, setting: str, cancel: threading.Event) -> Found:
     """The base with this setting, made if it is not there."""
     plan = subject.plan(kernel, setting)
     step = indexer_of(plan, subject.recipe)
