@@ -13,22 +13,30 @@ from typing import Any
 import docx
 from pypdf import PdfReader, PdfWriter
 
+from inhouse.values import Artifact
 from inhouse_documents import Options
 from inhouse_documents.source import DocumentsSource
 
 
 class FolderStep:
-    """What the source uses of a step; ``checkpoints`` may be an earlier step's."""
+    """What the source uses of a step; ``checkpoints`` may be an earlier step's, ``made`` are corpora of earlier ones."""
 
     name = "handbook"
     seed = 7
 
-    def __init__(self, root: Path, checkpoints: Path | None = None, before: Callable[[str], None] = lambda _: None):
+    def __init__(
+        self,
+        root: Path,
+        checkpoints: Path | None = None,
+        before: Callable[[str], None] = lambda _: None,
+        made: Sequence[Path] = (),
+    ):
         self.outputs = {"text/corpus": root / "output"}
         self.checkpoints = checkpoints or root / "checkpoints"
         self.outputs["text/corpus"].mkdir(parents=True)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.before = before
+        self.made = made
         self.notices: list[str] = []
         self.facts: dict[str, Any] = {}
         self.told: list[tuple[float, float]] = []
@@ -36,6 +44,9 @@ class FolderStep:
     def progress(self, done: float, total: float, *, unit: str = "item", note: str = "") -> None:
         self.told.append((done, total))
         self.before(note)
+
+    def earlier(self) -> list[Artifact]:
+        return [Artifact("text/corpus", path, "0") for path in self.made]
 
     def notice(self, message: str, *, level: str = "info") -> None:
         self.notices.append(message)
@@ -46,6 +57,10 @@ class FolderStep:
     @property
     def corpus(self) -> bytes:
         return (self.outputs["text/corpus"] / "corpus.jsonl").read_bytes()
+
+    @property
+    def parsed(self) -> bytes:
+        return (self.outputs["text/corpus"] / "parsed.jsonl").read_bytes()
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """By id."""
@@ -59,9 +74,11 @@ class FolderStep:
         return next(each["reason"] for each in self.facts["skipped"] if each["path"] == path)
 
 
-def read(folder: Path, root: Path, *, checkpoints: Path | None = None, **options: Any) -> FolderStep:
+def read(
+    folder: Path, root: Path, *, checkpoints: Path | None = None, made: Sequence[Path] = (), **options: Any
+) -> FolderStep:
     """Reads a folder; the step's own folders lie in ``root``."""
-    step = FolderStep(root, checkpoints)
+    step = FolderStep(root, checkpoints, made=made)
     DocumentsSource(Options(folder, **options)).produce(step)  # type: ignore[arg-type]
     return step
 

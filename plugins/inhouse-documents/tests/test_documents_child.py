@@ -237,6 +237,48 @@ def test_only_what_changed_is_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(asked) == 20 + 19, "another limit may give another text"
 
 
+def test_a_run_takes_over_what_the_one_before_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = handbook(tmp_path / "docs")
+    read(folder, tmp_path / "1")
+    first = tmp_path / "1" / "output"
+    (folder / "page0.html").rename(folder / "renamed.html")
+    (folder / "page1.html").write_text("<p>Something else.")
+    (folder / "page2.html").unlink()
+    asked = counted(monkeypatch)
+    second = read(folder, tmp_path / "2", made=[tmp_path / "none", first])
+    assert asked == ["html"]
+    assert any("17 files are as before" in each for each in second.notices)
+    whole = read(folder, tmp_path / "whole")
+    assert (second.corpus, second.parsed, second.facts) == (whole.corpus, whole.parsed, whole.facts)
+    assert first.joinpath("corpus.jsonl").exists()
+
+
+def test_what_is_damaged_beside_a_corpus_is_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = handbook(tmp_path / "docs")
+    whole = read(folder, tmp_path / "1")
+    lines = whole.parsed.splitlines(keepends=True)
+    assert len(lines) == 19
+    lines[0] = lines[0].replace(b"person0", b"person9", 1)
+    lines[1] = b"[" * 100_000 + b"\n"
+    lines[2] = lines[2][: len(lines[2]) // 2] + b"\n"
+    lines[3] = b"\xff\n"
+    lines[4] = b'{"key": 5}\n'
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "parsed.jsonl").write_bytes(b"".join(lines))
+    asked = counted(monkeypatch)
+    again = read(folder, tmp_path / "2", made=[damaged])
+    assert len(asked) == 5
+    assert (again.corpus, again.parsed) == (whole.corpus, whole.parsed)
+
+
+def test_nothing_lies_beside_a_corpus_of_plain_texts(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# One\n\nText.")
+    read(tmp_path / "docs", tmp_path / "1")
+    assert [each.name for each in (tmp_path / "1" / "output").iterdir()] == ["corpus.jsonl"]
+
+
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     for damaged in (b"", b"text" * 5000, b"SQLite format 3\0" + b"\xff" * 9000):
         (tmp_path / NAME).write_bytes(damaged)

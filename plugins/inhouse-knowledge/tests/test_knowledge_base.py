@@ -32,7 +32,7 @@ from knowledge_standins import (
 from inhouse.errors import ArtifactError, DataError, Interrupted, PluginError, RecipeError, ResourceError
 from inhouse_knowledge import Options, inhouse_indexers
 from inhouse_knowledge.indexer import DATABASE, SqliteIndexer
-from inhouse_knowledge.reader import match_expression
+from inhouse_knowledge.reader import LEXICAL, Reader, match_expression, terms
 
 SHOP = [
     document("returns", "Unused items can be returned within 45 days of delivery."),
@@ -132,9 +132,33 @@ def test_no_query_is_an_expression(shop: Path, query: str) -> None:
 
 
 def test_long_queries_are_cut(shop: Path) -> None:
-    assert match_expression("a b " * 10).count("OR") == 1
+    assert match_expression(terms("a b " * 10)).count("OR") == 1
     assert opened(shop).search(" ".join(f"word{at}" for at in range(100_000)) + " boots", 1)
     assert opened(shop).search("boots " * 100_000, 1)[0].document == "boots"
+
+
+def test_words_of_most_passages_are_left_out_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inhouse_knowledge.reader.SMALL", 0)
+    texts = (
+        "The boots of the shop.",
+        "The tent and the rope.",
+        "The rope of a ship.",
+        "A ship in the fog.",
+        "The end.",
+    )
+    rows = [document(f"d{at}", f"{text} Number {at}.") for at, text in enumerate(texts * 4)]
+    made = index(tmp_path, rows)
+    reader = Reader(made.output / "knowledge.sqlite")
+    for query in ("the boots of the shop", "the rope", "the a ship", "the", "the number", "the zebra"):
+        every = reader._rows(LEXICAL, {"words": match_expression(terms(query)), "k": 50, "wanted": None})
+        found = reader.lexical(query, 50)
+        assert dict(found) == {key: pytest.approx(score, abs=1e-4) for key, score in every[: len(found)]}
+        assert all(score < 1e-4 for _, score in every[len(found) :])
+    assert len(reader.lexical("the boots", 50)) == 4
+    assert len(reader.lexical("the", 50)) == 20, "words of all passages are better than nothing"
+    reader.close()
 
 
 def test_only_what_changed_is_embedded_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from inhouse_documents import frontmatter, walk
 from inhouse_documents.cache import Cache
 from inhouse_documents.decode import clean, encoding, one_line
+from inhouse_documents.earlier import Earlier, Results
 from inhouse_documents.findings import Findings, Place
 from inhouse_documents.parsed import Parsed, Refused
 from inhouse_documents.parser import KINDS, Parser
@@ -46,9 +47,9 @@ class Document:
 class Reader:
     """Reads files; no document is larger than the parser's limit ``unpacked``, in bytes or characters."""
 
-    def __init__(self, parser: Parser, cache: Cache, findings: Findings) -> None:
+    def __init__(self, parser: Parser, cache: Cache, earlier: Earlier, results: Results, findings: Findings) -> None:
         self._parser = parser
-        self._cache = cache
+        self._cache, self._earlier, self._results = cache, earlier, results
         self._findings = findings
         self._unpacked = parser.limits.unpacked
         self._identity = parser.identity()
@@ -75,15 +76,17 @@ class Reader:
             yield from self._whole(self._plain(stream, place), place, name, found.kind)
 
     def _parsed(self, stream: BufferedReader, kind: str) -> Parsed | Refused:
-        """From what was kept, else by the child process."""
+        """From what was kept, or what the run before made, else by the child process."""
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         key = f"{digest},{kind},{self._identity}"
-        result = self._cache.get(key)
+        result = self._cache.get(key) or self._earlier.get(key)
         if result is None:
             result = self._parser.parse(stream, kind)
-            if isinstance(result, Parsed) or result.lasting:  # a busy machine may be why it took too long
-                self._cache.put(key, result)
+            if isinstance(result, Refused) and not result.lasting:  # a busy machine may be why it took too long
+                return result
+            self._cache.put(key, result)
+        self._results.add(key, result)
         return result
 
     def _plain(self, stream: BufferedReader, place: Place) -> Parsed | Refused:

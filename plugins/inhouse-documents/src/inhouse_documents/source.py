@@ -19,6 +19,7 @@ from inhouse.recipe import parse_size
 from inhouse_data.corpus import names_of
 from inhouse_documents import Options, walk
 from inhouse_documents.cache import Cache
+from inhouse_documents.earlier import Earlier, Results
 from inhouse_documents.findings import Findings, Place
 from inhouse_documents.limits import Limits
 from inhouse_documents.parser import Parser
@@ -43,7 +44,8 @@ class _Told:
 class DocumentsSource:
     """Writes ``text/corpus`` (``corpus.jsonl``), one document a line, in the order of the files' paths.
 
-    What is parsed is kept in the folder ``cache``, or else in the step's checkpoints, by the content of the files.
+    What is parsed is kept in the folder ``cache``, or else in the step's checkpoints, by the content of the files; and
+    beside the corpus (``parsed.jsonl``), for the next run of the step.
     """
 
     def __init__(self, options: Options, cache: Path | None = None) -> None:
@@ -81,15 +83,20 @@ class DocumentsSource:
 
     def _write(self, step: Step, findings: Findings, places: Sequence[Place]) -> int:
         """Writes ``corpus.jsonl``; how many documents it has."""
-        told = _Told(step, len(places))
+        told, target = _Told(step, len(places)), step.outputs["text/corpus"]
+        before = (each.path for each in step.earlier() if each.kind == "text/corpus")
         with (
             closing(Cache(self.cache or step.checkpoints)) as kept,
+            closing(Earlier(before)) as earlier,
+            closing(Results(target)) as results,
             closing(Seen(step.checkpoints, self.options.near_duplicates)) as seen,
             Parser(self.limits, told) as parser,
         ):
-            reader = Reader(parser, kept, findings)
-            rows = self._rows(reader, seen, findings, places, told)
-            return _write_rows(step.outputs["text/corpus"] / "corpus.jsonl", rows)
+            reader = Reader(parser, kept, earlier, results, findings)
+            written = _write_rows(target / "corpus.jsonl", self._rows(reader, seen, findings, places, told))
+        if earlier.reused:
+            step.notice(f"{earlier.reused} files are as before: they are not parsed again")
+        return written
 
     def _rows(
         self, reader: Reader, seen: Seen, findings: Findings, places: Sequence[Place], told: _Told

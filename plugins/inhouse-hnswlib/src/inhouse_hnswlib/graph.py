@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inhouse_hnswlib import Options
-from inhouse_vectors.vectors import Hit, Vectors, checked, ranked
+from inhouse_vectors.vectors import Hit, Vectors, best, checked, in_order, ranked
 
 ID_BITS = 48
 ID_MASK = (1 << ID_BITS) - 1
@@ -125,8 +125,7 @@ class Graph:
             labels, distances = self.index.knn_query(query, k=k, num_threads=1, filter=inside)
         except RuntimeError:  # "Cannot return the results in a contiguous 2D array": it found fewer
             return []
-        ids = labels[0].astype(np.int64) & ID_MASK
-        return ranked(ids, 1 - distances[0], k)
+        return best(zip((labels[0] & ID_MASK).tolist(), (1 - distances[0]).tolist(), strict=True), k)
 
     def _exact(self, query: Vectors, k: int, allowed: list[int] | None) -> list[Hit]:
         if allowed is None and len(self.labels) <= self.options.exact_below:
@@ -135,8 +134,8 @@ class Graph:
             ids, vectors = self._all
             return ranked(ids, vectors @ query, k)
         keys = sorted(self.labels) if allowed is None else allowed
-        best: list[Hit] = []
+        hits: list[Hit] = []
         for start in range(0, len(keys), 8 * BLOCK):
             ids, vectors = self.vectors(keys[start : start + 8 * BLOCK])
-            best += ranked(ids, vectors @ query, k)
-        return sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k]
+            hits += ranked(ids, vectors @ query, k)
+        return sorted(hits, key=in_order)[:k]

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
 MAX_TERMS = 64  # words of a query that are looked up
+SMALL = 1_000  # passages: up to so many, every word of a query is looked up
+KNOWN = 10_000  # words of which it is kept whether they are common
 BATCH = 500  # ids in one statement; SQLite allows at least 999 parameters
 
 # :wanted is JSON, {key: [value, …]}: documents that have one of the values of every key; NULL for every document.
@@ -40,6 +43,8 @@ SELECT rowid, -rank FROM words WHERE words MATCH :words AND (:wanted IS NULL OR 
 ORDER BY rank, rowid LIMIT :k
 """  # noqa: S608  of two constants
 
+COMMON = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH :words LIMIT :most)"
+
 
 @frozen
 class DocumentRow:
@@ -51,14 +56,15 @@ class DocumentRow:
     chunks: int
 
 
-def match_expression(query: str) -> str:
-    """The query as an FTS5 expression: any of its words, each quoted, so that no operator is left.
-
-    Words are runs of letters, digits and marks; what stands between them is dropped. Empty if none.
-    """
+def terms(query: str) -> list[str]:
+    """The words of a query, each once: runs of letters, digits and marks; what stands between them is dropped."""
     kept = "".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in query)
-    terms = list(dict.fromkeys(kept.casefold().split()))[:MAX_TERMS]
-    return " OR ".join(f'"{term}"' for term in terms)
+    return list(dict.fromkeys(kept.casefold().split()))[:MAX_TERMS]
+
+
+def match_expression(words: Iterable[str]) -> str:
+    """Any of these words as an FTS5 expression, each quoted, so that no operator is left."""
+    return " OR ".join(f'"{word}"' for word in words)
 
 
 class Reader:
@@ -71,6 +77,7 @@ class Reader:
         self.path = path
         self._idle: deque[sqlite3.Connection] = deque()
         self._closed = False
+        self._is_common = lru_cache(KNOWN)(self._look_up)
         if not path.is_file():
             raise ArtifactError(f"there is no {path.name}", where=str(path.parent), hint="run the step `knowledge`")
         try:
@@ -164,11 +171,26 @@ class Reader:
 
     def lexical(self, query: str, k: int, where: Mapping[str, Any] | None = None) -> list[tuple[int, float]]:
         """Up to k (chunk id, BM25), best first; BM25 is positive here, higher is better."""
-        expression = match_expression(query)
-        if not expression:
-            return []
-        rows = self._rows(LEXICAL, {"words": expression, "k": k, "wanted": _wanted(where)})
-        return [(int(key), float(score)) for key, score in rows]
+        words, wanted = terms(query), _wanted(where)
+        telling = [word for word in words if not self._is_common(word)]
+        for each in filter(None, (telling, words)):
+            rows = self._rows(LEXICAL, {"words": match_expression(each), "k": k, "wanted": wanted})
+            if rows:
+                return [(int(key), float(score)) for key, score in rows]
+        return []
+
+    def _look_up(self, word: str) -> bool:
+        """Whether more than half of the passages have it. FTS5's BM25 counts such a word for nothing (its inverse
+        document frequency is at most 0, and 1e-6 is taken; fts5_aux.c), and takes longest for it."""
+        half = self._passages // 2
+        if self._passages <= SMALL:
+            return False
+        rows = self._rows(COMMON, {"words": match_expression([word]), "most": half + 1})
+        return bool(rows[0][0] > half)
+
+    @cached_property
+    def _passages(self) -> int:
+        return self.count()
 
     def allowed(self, where: Mapping[str, Any]) -> Ids:
         """Ascending ids of the chunks of documents with this metadata, int64."""

@@ -146,9 +146,8 @@ class PgvectorStore:
         allowed = None if among is None else wire.known(among)
 
         def found(opened: Opened, connection: Connection) -> list[tuple[int, float]]:
-            left = opened.rows if allowed is None else min(opened.rows, len(allowed))
-            table = server.names.vectors(opened.collection)
-            return nearest(connection, table, query, k, allowed, exactly=left <= self.options.exact_below)
+            table, below = server.names.vectors(opened.collection), self.options.exact_below
+            return nearest(connection, table, query, k, allowed, rows=opened.rows, exact_below=below)
 
         return self._with_current(found, [])
 

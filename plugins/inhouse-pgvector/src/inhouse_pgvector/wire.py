@@ -10,7 +10,7 @@ import numpy.typing as npt
 from psycopg import pq
 from psycopg.adapt import Dumper
 
-from inhouse_vectors.vectors import DIGITS, LARGEST_ID, Hit, Ids, Vectors
+from inhouse_vectors.vectors import LARGEST_ID, Ids, Vectors
 
 BLOCK = 1024  # rows of one piece of COPY
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -22,12 +22,6 @@ def known(ids: Sequence[int]) -> Ids:
     if not isinstance(ids, np.ndarray):
         ids = [key for key in map(int, ids) if 1 <= key <= LARGEST_ID]
     return np.asarray(ids, dtype=np.int64)
-
-
-def ranked(rows: Sequence[tuple[int, float]], k: int) -> list[Hit]:
-    """The best k of (id, similarity), best first, equal ones by id."""
-    rounded = [(key, round(float(score), DIGITS) + 0.0) for key, score in rows]  # + 0.0: -0.0 is no score
-    return sorted(rounded, key=lambda hit: (-hit[1], hit[0]))[:k]
 
 
 def copied(ids: Ids, rows: Vectors) -> Iterator[bytes]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ Hit = tuple[int, float]
 
 LARGEST_ID = (1 << 48) - 1
 DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
+USUAL = (1e-12, 1e12)  # squared lengths that float32 holds well; NaN and infinity are not between them
 
 
 def unit(vectors: Matrix, dimension: int) -> Vectors:
@@ -60,10 +62,14 @@ def checked(ids: Sequence[int], count: int) -> Ids:
 
 def one(vector: Matrix, dimension: int) -> Vectors:
     """The unit vector of a query, float32 (dimension,). Raises as :func:`unit` does."""
+    row = np.ascontiguousarray(vector, np.float32)
+    if row.shape == (dimension,) and USUAL[0] < (square := float(row.dot(row))) < USUAL[1]:
+        found: Vectors = row * np.float32(1 / sqrt(square))
+        return found
     rows = unit(vector, dimension)
     if len(rows) != 1:
         raise ValueError(f"one vector at a time, not {len(rows)}")
-    found: Vectors = rows[0]
+    found = rows[0]
     return found
 
 
@@ -71,9 +77,19 @@ def ranked(ids: Ids, scores: Vectors, k: int) -> list[Hit]:
     """The best k of (id, similarity), best first, equal ones by id; ``ids`` int64 (n,), ``scores`` float32 (n,)."""
     if k < 1:
         return []
-    scores = np.round(scores, DIGITS) + 0.0  # -0.0 is no score
-    kept = np.arange(len(scores))
-    if k < len(scores):  # the k-th best and all that equal it, so that ties do not depend on the partition
-        kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
-    order = kept[np.lexsort((ids[kept], -scores[kept]))][:k]
-    return [(int(ids[at]), float(scores[at])) for at in order]
+    if k < len(scores):  # the k-th best and all that may equal it, so that ties do not depend on the partition
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        kept = np.flatnonzero(scores >= least - 2 * 10**-DIGITS)
+        ids, scores = ids[kept], scores[kept]
+    return best(zip(ids.tolist(), scores.tolist(), strict=True), k)
+
+
+def best(found: Iterable[Hit], k: int) -> list[Hit]:
+    """As :func:`ranked`, of similarities that are not rounded yet: for few, where numpy is slower."""
+    hits = [(key, round(score, DIGITS) + 0.0) for key, score in found]  # -0.0 is no score
+    return sorted(hits, key=in_order)[:k]
+
+
+def in_order(hit: Hit) -> tuple[float, int]:
+    """The key that sorts the best first, equal ones by id."""
+    return -hit[1], hit[0]
