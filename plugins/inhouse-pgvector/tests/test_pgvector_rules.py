@@ -13,8 +13,10 @@ from pgvector_helpers import DIMENSION, NOWHERE, cloud, clusters, nearest, opene
 
 from inhouse.errors import DataError
 from inhouse_pgvector import Options, inhouse_vector_stores
+from inhouse_pgvector.search import depth
 from inhouse_pgvector.store import PgvectorStore
 from inhouse_testing import conformance, stores
+from inhouse_vectors.vectors import unit
 
 MODES = pytest.mark.parametrize("exact_below", [0, 2_000], ids=["graph", "exact"])
 
@@ -102,6 +104,25 @@ def test_two_bases_of_one_generation_share_a_collection(make: Any, raw: Any, sch
     two.add([11], cloud(1, seed=2))
     assert one.count() == two.count() == 11
     assert raw.execute(f"SELECT count(*) FROM {schema}.collections").fetchone() == (1,)
+
+
+def test_a_filter_that_leaves_only_what_is_far_is_compared_exactly(make: Any) -> None:
+    vectors = cloud(4_000)
+    made = opened(make(exact_below=0, ef_search=40))
+    made.rebuild(range(1, 4_001), vectors, generation=1)
+    rows = unit(vectors, DIMENSION)
+    for query in cloud(10, seed=1):
+        far = np.sort(np.argsort(rows @ query)[:2_000]) + 1
+        assert [key for key, _ in made.search(query, 10, among=far)] == nearest(vectors, query, 10, far)
+    assert recall(made, vectors, cloud(20, seed=1), among=np.arange(2, 4_001, 2)) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("k", "left", "rows", "nodes"),
+    [(10, 50_000, 100_000, 80), (10, 30_001, 100_000, 134), (3, 7, 7, 12), (3, 9, 7, 12)],
+)
+def test_a_tight_filter_is_looked_for_deeper(k: int, left: int, rows: int, nodes: int) -> None:
+    assert depth(k, left, rows) == nodes
 
 
 @MODES

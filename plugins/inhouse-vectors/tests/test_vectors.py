@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inhouse.errors import DataError
 from inhouse_testing import conformance, stores
 from inhouse_vectors import inhouse_vector_stores
 from inhouse_vectors.exact import ExactStore
-from inhouse_vectors.vectors import ranked
+from inhouse_vectors.vectors import one, ranked, unit
 
 
 def test_declares_one_store_without_loading_numpy() -> None:
@@ -43,9 +44,34 @@ def test_it_says_what_is_wrong_with_a_call(tmp_path: Path) -> None:
         store.search(np.ones(4), 1)
 
 
-@given(scores=st.lists(st.sampled_from([0.1, 0.1 + 1e-9, 0.5, -1.0]), max_size=30), k=st.integers(-1, 40))
+NEAR = [0.1, 0.1 + 1e-9, 0.1 + 4e-7, 0.1 + 6e-7, 0.1 + 1.1e-6, 0.5, -1.0, -1e-9]
+
+
+@given(scores=st.lists(st.sampled_from(NEAR), max_size=30), k=st.integers(-1, 40))
 def test_ranked_is_a_stable_sort(scores: list[float], k: int) -> None:
     ids = np.arange(len(scores), 0, -1)
-    hits = [(int(key), float(np.round(np.float32(score), 6))) for key, score in zip(ids, scores, strict=True)]
+    hits = [(int(key), round(float(np.float32(score)), 6)) for key, score in zip(ids, scores, strict=True)]
     expected = sorted(hits, key=lambda hit: (-hit[1], hit[0]))[: max(k, 0)]
-    assert ranked(ids, np.array(scores, np.float32), k) == expected
+    found = ranked(ids, np.array(scores, np.float32), k)
+    assert found == expected
+    assert not any(str(score) == "-0.0" for _, score in found)
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e-7, 1.0, 1e7, 1e20, 3e38])
+def test_a_query_of_any_length_has_length_one(scale: float) -> None:
+    vector = np.array([3.0, -4.0, 0.0, 1e-3]) / 5 * scale
+    found = one(vector, 4)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(unit(vector, 4)[0], abs=2e-7)
+    assert one(vector.tolist(), 4) == pytest.approx(found)
+    assert one(vector[None], 4) == pytest.approx(found), "a matrix of one"
+
+
+def test_a_query_that_is_none_is_told() -> None:
+    for bad in ([np.nan, 1.0], [np.inf, 1.0]):
+        with pytest.raises(DataError, match="NaN or infinity"):
+            one(np.array(bad), 2)
+    for shape in ((3,), (2, 2), (0,)):
+        with pytest.raises(ValueError, match="vector"):
+            one(np.ones(shape), 2)
+    assert one(np.zeros(2), 2).tolist() == [0.0, 0.0]

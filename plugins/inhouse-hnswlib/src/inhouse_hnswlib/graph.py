@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inhouse_hnswlib import Options
-from inhouse_vectors.vectors import Hit, Vectors, best, checked, in_order, ranked
+from inhouse_vectors.vectors import Hit, Vectors, best, checked, ranked
 
 ID_BITS = 48
 ID_MASK = (1 << ID_BITS) - 1
@@ -125,7 +125,8 @@ class Graph:
             labels, distances = self.index.knn_query(query, k=k, num_threads=1, filter=inside)
         except RuntimeError:  # "Cannot return the results in a contiguous 2D array": it found fewer
             return []
-        return best(zip((labels[0] & ID_MASK).tolist(), (1 - distances[0]).tolist(), strict=True), k)
+        hits = zip(labels[0].tolist(), distances[0].tolist(), strict=True)  # of numpy, each call costs a microsecond
+        return best(((label & ID_MASK, 1.0 - distance) for label, distance in hits), k)
 
     def _exact(self, query: Vectors, k: int, allowed: list[int] | None) -> list[Hit]:
         if allowed is None and len(self.labels) <= self.options.exact_below:
@@ -138,4 +139,4 @@ class Graph:
         for start in range(0, len(keys), 8 * BLOCK):
             ids, vectors = self.vectors(keys[start : start + 8 * BLOCK])
             hits += ranked(ids, vectors @ query, k)
-        return sorted(hits, key=in_order)[:k]
+        return best(hits, k)

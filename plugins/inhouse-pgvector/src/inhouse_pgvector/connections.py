@@ -23,6 +23,8 @@ OLDEST = (0, 8)  # of pgvector: the first with iterative scans
 POOL = "inhouse-pgvector"
 POOL_SECONDS = 2.0
 """A pool that has no connection for so long is asked why."""
+SCAN_TUPLES = 50_000
+"""Nodes that one search of the graph looks at."""
 
 
 def _is_told_by_us(record: logging.LogRecord) -> bool:
@@ -90,6 +92,7 @@ class Server:
         settings = {
             "hnsw.ef_search": options.ef_search,
             "hnsw.iterative_scan": "relaxed_order",
+            "hnsw.max_scan_tuples": SCAN_TUPLES,
             "hnsw.scan_mem_multiplier": 4,
             "enable_seqscan": "off",
             "jit": "off",

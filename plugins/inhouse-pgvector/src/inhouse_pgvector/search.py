@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 from psycopg import sql
 
 from inhouse_pgvector import wire
 from inhouse_pgvector.connections import Connection
 from inhouse_vectors.vectors import Hit, Ids, Vectors, best
 
-# "id + 0" keeps the planner from the primary key: the graph is scanned, and the filter looked at on the way.
-_GRAPH = "SELECT id, -(vector <#> %s::vector) FROM {table} {where} ORDER BY vector <#> %s::vector LIMIT %s"
-_GRAPH_WHERE = "WHERE id + 0 = ANY (%s)"
+_GRAPH = "SELECT id, -(vector <#> %s::vector) FROM {table} ORDER BY vector <#> %s::vector LIMIT %s"
 _EXACT = (
     "SELECT id, round(-(vector <#> %s::vector) * 1e6) / 1e6 AS score FROM {table} {where}"
     " ORDER BY score DESC, id LIMIT %s"
 )
 _EXACT_WHERE = "WHERE id = ANY (%s)"
-_SCAN = "SELECT set_config('hnsw.max_scan_tuples', %s, false)"
 
-DETOUR = 8
-"""How many times more nodes than it would take under a filter that has nothing to do with the query are looked at: one
-that has leaves only what a graph does not find well, far from the query."""
-
-LEAST, MOST = 1_000, 50_000
-"""Nodes that a scan may look at."""
+SPARE = 4
+"""How many times more nodes are asked for than hold k allowed ones, where a filter has nothing to do with the query."""
 
 
 def nearest(
@@ -39,8 +33,8 @@ def nearest(
     """Up to k (id, cosine similarity) for a unit vector of shape (dimension,), best first, equal ones by id.
 
     ``rows``: how many the table has, about. The exact answer where at most ``exact_below`` are left, else the graph's;
-    and the exact one, too, when the graph gives fewer than k within :func:`reach`: deleted vectors and a filter can
-    hide what is there.
+    and the exact one, too, when the graph's nearest (:func:`depth`) have fewer than k: deleted vectors hide some, or
+    the filter leaves what is far from the query, where a graph does not find well.
     """
     if among is not None:
         k = min(k, len(among))
@@ -48,34 +42,28 @@ def nearest(
         return []
     left = rows if among is None else min(rows, len(among))
     if left > exact_below:
-        found = _by_graph(connection, table, query, k, among, rows)
-        if len(found) == k:
-            return found
+        found = _by_graph(connection, table, query, k if among is None else depth(k, left, rows))
+        if among is not None:
+            # here, since the wire takes longer for many ids than for some hundred rows
+            allowed = np.isin([key for key, _ in found], among)
+            found = [hit for hit, fits in zip(found, allowed, strict=True) if fits]
+        if len(found) >= k:
+            return best(found, k)
     return _one_by_one(connection, table, query, k, among)
 
 
-def reach(wanted: int, left: int, rows: int) -> int:
-    """How many nodes the graph's scan may look at for ``wanted`` results where ``left`` of ``rows`` are allowed."""
-    return min(MOST, max(LEAST, DETOUR * wanted * rows // max(1, left)))
+def depth(k: int, left: int, rows: int) -> int:
+    """How many of the nearest are asked for, so that k of them are allowed if ``left`` of ``rows`` are."""
+    return -(-SPARE * k * max(rows, left) // left)
 
 
-def _by_graph(
-    connection: Connection, table: sql.Identifier, query: Vectors, k: int, among: Ids | None, rows: int
-) -> list[Hit]:
-    # Under a filter the scan comes back in parts, each sorted in itself: a nearer one may be in the next.
-    wanted = k if among is None else 2 * k
-    where = sql.SQL(_GRAPH_WHERE if among is not None else "")
-    statement = sql.SQL(_GRAPH).format(table=table, where=where)
+def _by_graph(connection: Connection, table: sql.Identifier, query: Vectors, count: int) -> list[Hit]:
     vector = wire.NumberArray(query)
-    allowed = [] if among is None else [wire.IdArray(among)]
-    limit = MOST if among is None else reach(wanted, len(among), rows)
-    connection.execute(_SCAN, [str(limit)])
-    return best(connection.execute(statement, [vector, *allowed, vector, wanted]).fetchall(), k)
+    return connection.execute(sql.SQL(_GRAPH).format(table=table), [vector, vector, count]).fetchall()
 
 
 def _one_by_one(connection: Connection, table: sql.Identifier, query: Vectors, k: int, among: Ids | None) -> list[Hit]:
     where = sql.SQL(_EXACT_WHERE if among is not None else "")
     statement = sql.SQL(_EXACT).format(table=table, where=where)
     allowed = [] if among is None else [wire.IdArray(among)]
-    rows = connection.execute(statement, [wire.NumberArray(query), *allowed, k]).fetchall()
-    return best(rows, k)
+    return best(connection.execute(statement, [wire.NumberArray(query), *allowed, k]).fetchall(), k)

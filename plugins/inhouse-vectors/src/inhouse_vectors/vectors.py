@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ Hit = tuple[int, float]
 
 LARGEST_ID = (1 << 48) - 1
 DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
-USUAL = (1e-12, 1e12)  # squared lengths that float32 holds well; NaN and infinity are not between them
 
 
 def unit(vectors: Matrix, dimension: int) -> Vectors:
@@ -62,10 +61,13 @@ def checked(ids: Sequence[int], count: int) -> Ids:
 
 def one(vector: Matrix, dimension: int) -> Vectors:
     """The unit vector of a query, float32 (dimension,). Raises as :func:`unit` does."""
-    row = np.ascontiguousarray(vector, np.float32)
-    if row.shape == (dimension,) and USUAL[0] < (square := float(row.dot(row))) < USUAL[1]:
-        found: Vectors = row * np.float32(1 / sqrt(square))
-        return found
+    row = np.asarray(vector, np.float32)
+    if row.shape == (dimension,):  # in few steps, since each costs a microsecond
+        wide = row.astype(np.float64)  # holds the square of every float32
+        square = float(wide.dot(wide))
+        if 0 < square < inf:
+            found: Vectors = (wide * (1 / sqrt(square))).astype(np.float32)
+            return found
     rows = unit(vector, dimension)
     if len(rows) != 1:
         raise ValueError(f"one vector at a time, not {len(rows)}")
@@ -86,10 +88,5 @@ def ranked(ids: Ids, scores: Vectors, k: int) -> list[Hit]:
 
 def best(found: Iterable[Hit], k: int) -> list[Hit]:
     """As :func:`ranked`, of similarities that are not rounded yet: for few, where numpy is slower."""
-    hits = [(key, round(score, DIGITS) + 0.0) for key, score in found]  # -0.0 is no score
-    return sorted(hits, key=in_order)[:k]
-
-
-def in_order(hit: Hit) -> tuple[float, int]:
-    """The key that sorts the best first, equal ones by id."""
-    return -hit[1], hit[0]
+    hits = sorted([(-round(score, DIGITS), key) for key, score in found])
+    return [(key, 0.0 - negative) for negative, key in hits[:k]]  # 0.0 - 0.0: -0.0 is no score
