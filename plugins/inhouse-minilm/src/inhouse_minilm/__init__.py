@@ -47,5 +47,5 @@ def inhouse_embedders() -> Iterator[EmbedderSpec]:
         summary="all-MiniLM-L6-v2 (384 dimensions, English), on the CPU, no network",
         factory="inhouse_minilm.embedder:MiniLM",
         options=Options,
-        version=2,
+        version=3,
     )

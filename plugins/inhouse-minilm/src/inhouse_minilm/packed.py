@@ -119,7 +119,8 @@ class _Layer:
         mixed = projected.new_zeros(len(projected), width)
         for run in runs:
             shape = (run.count, run.length, 3, self._heads, width // self._heads)
-            q, k, v = projected[run.rows].view(shape).permute(2, 0, 3, 1, 4)
+            # in float32: torch converts for each product of a bfloat16 attention anew, which takes a fifth longer
+            q, k, v = projected[run.rows].view(shape).permute(2, 0, 3, 1, 4).float()
             found = functional.scaled_dot_product_attention(q, k, v)
             mixed[run.rows].view(run.count, run.length, self._heads, -1).copy_(found.transpose(1, 2))
         return mixed
