@@ -125,8 +125,8 @@ class Graph:
             labels, distances = self.index.knn_query(query, k=k, num_threads=1, filter=inside)
         except RuntimeError:  # "Cannot return the results in a contiguous 2D array": it found fewer
             return []
-        hits = zip(labels[0].tolist(), distances[0].tolist(), strict=True)  # of numpy, each call costs a microsecond
-        return best(((label & ID_MASK, 1.0 - distance) for label, distance in hits), k)
+        ids = [label & ID_MASK for label in labels[0].tolist()]
+        return best(zip(ids, [1 - each for each in distances[0].tolist()], strict=True), k)
 
     def _exact(self, query: Vectors, k: int, allowed: list[int] | None) -> list[Hit]:
         if allowed is None and len(self.labels) <= self.options.exact_below:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from threading import Condition, Lock
 
 
@@ -16,11 +16,6 @@ class ReadWriteLock:
         self._readers = 0
         self._writing = False
         self._writers_waiting = 0
-        self._reading = _Reading(self)
-
-    def reading(self) -> AbstractContextManager[None]:
-        """Holds off writers; shared with other readers."""
-        return self._reading
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -40,7 +35,10 @@ class ReadWriteLock:
                 self._changed.notify_all()
 
     def begin_reading(self) -> None:
-        """Waits for writers."""
+        """Waits for writers, and holds them off until :meth:`end_reading`; shared with other readers.
+
+        Two calls, since a context manager would cost a search more than all the rest of the lock.
+        """
         with self._mutex:
             while self._writing or self._writers_waiting:
                 self._changed.wait()
@@ -52,16 +50,3 @@ class ReadWriteLock:
             self._readers -= 1
             if not self._readers and self._writers_waiting:
                 self._changed.notify_all()
-
-
-class _Reading:
-    """One for all readers: a generator for each would cost more than the rest of the lock."""
-
-    def __init__(self, lock: ReadWriteLock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        self._lock.begin_reading()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.end_reading()

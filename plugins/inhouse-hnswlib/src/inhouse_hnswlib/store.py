@@ -79,14 +79,19 @@ class HnswlibStore:
 
         Of the ascending ids ``among`` if given. Fewer than k only when fewer are left.
         """
-        with self._lock.reading():
-            graph = self._opened()
-            return graph.search(one(vector, self._dimension), k, among)
+        self._lock.begin_reading()
+        try:
+            return self._opened().search(one(vector, self._dimension), k, among)
+        finally:
+            self._lock.end_reading()
 
     def count(self) -> int:
         """How many vectors can be found."""
-        with self._lock.reading():
+        self._lock.begin_reading()
+        try:
             return len(self._opened())
+        finally:
+            self._lock.end_reading()
 
     def flush(self, *, generation: int) -> None:
         """Writes the index durably as that of ``generation``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import inf, sqrt
+from math import floor, inf, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ Hit = tuple[int, float]
 
 LARGEST_ID = (1 << 48) - 1
 DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
+STEPS = 10**DIGITS
+UNIT = 2e-7  # how far a squared length may be from 1 to be that of a unit vector in float32
 
 
 def unit(vectors: Matrix, dimension: int) -> Vectors:
@@ -61,18 +63,19 @@ def checked(ids: Sequence[int], count: int) -> Ids:
 
 def one(vector: Matrix, dimension: int) -> Vectors:
     """The unit vector of a query, float32 (dimension,). Raises as :func:`unit` does."""
-    row = np.asarray(vector, np.float32)
-    if row.shape == (dimension,):  # in few steps, since each costs a microsecond
+    row: Vectors = np.asarray(vector, np.float32)
+    if row.shape == (dimension,):  # in few steps: between two searches of a graph nothing is left in the cache
         wide = row.astype(np.float64)  # holds the square of every float32
         square = float(wide.dot(wide))
+        if abs(square - 1) < UNIT:
+            return row
         if 0 < square < inf:
-            found: Vectors = (wide * (1 / sqrt(square))).astype(np.float32)
-            return found
+            return (wide * (1 / sqrt(square))).astype(np.float32)
     rows = unit(vector, dimension)
     if len(rows) != 1:
         raise ValueError(f"one vector at a time, not {len(rows)}")
-    found = rows[0]
-    return found
+    row = rows[0]
+    return row
 
 
 def ranked(ids: Ids, scores: Vectors, k: int) -> list[Hit]:
@@ -81,12 +84,12 @@ def ranked(ids: Ids, scores: Vectors, k: int) -> list[Hit]:
         return []
     if k < len(scores):  # the k-th best and all that may equal it, so that ties do not depend on the partition
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        kept = np.flatnonzero(scores >= least - 2 * 10**-DIGITS)
+        kept = np.flatnonzero(scores >= least - 2 / STEPS)
         ids, scores = ids[kept], scores[kept]
     return best(zip(ids.tolist(), scores.tolist(), strict=True), k)
 
 
 def best(found: Iterable[Hit], k: int) -> list[Hit]:
-    """As :func:`ranked`, of similarities that are not rounded yet: for few, where numpy is slower."""
-    hits = sorted([(-round(score, DIGITS), key) for key, score in found])
-    return [(key, 0.0 - negative) for negative, key in hits[:k]]  # 0.0 - 0.0: -0.0 is no score
+    """As :func:`ranked`, of (id, similarity) that are not rounded yet, without numpy: for few."""
+    hits = sorted([(-floor(score * STEPS + 0.5), key) for key, score in found])
+    return [(key, -steps / STEPS) for steps, key in hits[:k]]
