@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inhouse.errors import ResourceError
-from inhouse_hnswlib import Options, files, inhouse_vector_stores
+from inhouse_hnswlib import Options, files, inhouse_vector_stores, pages
 from inhouse_hnswlib.graph import Graph
 from inhouse_hnswlib.store import HnswlibStore
 from inhouse_testing import stores
@@ -223,3 +224,36 @@ def test_a_fifth_of_dead_vectors_is_compacted_away(tmp_path: Path) -> None:
     body = json.loads((tmp_path / files.SIDECAR).read_text())["body"]
     assert (body["count"], len(body["dead"])) == (79, 0)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@given(
+    others=st.lists(st.integers(0, 40), max_size=8, unique=True).map(sorted),
+    taken=st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted),
+)
+def test_only_new_memory_is_marked(others: list[int], taken: list[int]) -> None:
+    before = list(zip(others[::2], others[1::2], strict=False))
+    new = {at for start, end in pages._without((taken[0], taken[1]), before) for at in range(start, end)}
+    assert new == set(range(*taken)) - {at for start, end in before for at in range(start, end)}
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here")
+def test_a_graph_lies_in_huge_pages(tmp_path: Path) -> None:
+    def marked() -> int:
+        """kB of this process's memory for which huge pages are asked."""
+        found, size = 0, 0
+        for name, *rest in map(str.split, Path("/proc/self/smaps").read_text().splitlines()):
+            size = int(rest[0]) if name == "Size:" else size
+            found += size if name == "VmFlags:" and "hg" in rest else 0
+        return found
+
+    before = marked()
+    graph = Graph.empty(Options(), 256, 40_000)  # more than malloc ever takes from its heap
+    assert marked() - before >= 40_000
+    graph.add(range(1, 101), unit(np.random.default_rng(0).normal(size=(100, 256)), 256))
+    graph.save(str(tmp_path / "graph"))
+    del graph
+    gc.collect()
+    before = marked()
+    again = Graph.load(str(tmp_path / "graph"), Options(), 256, set())
+    assert marked() - before > 40_000, "a loaded one too"
+    assert len(again) == 100

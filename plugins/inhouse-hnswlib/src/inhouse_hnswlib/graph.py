@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inhouse_hnswlib import Options
+from inhouse_hnswlib.pages import huge_pages
 from inhouse_vectors.vectors import Hit, Vectors, best, checked, ranked
 
 ID_BITS = 48
@@ -36,14 +37,16 @@ class Graph:
     def empty(cls, options: Options, dimension: int, capacity: int = BLOCK) -> Graph:
         """A graph without vectors."""
         index = hnswlib.Index("ip", dimension)
-        index.init_index(max(capacity, 1), options.m, options.ef_construction, options.seed)
+        with huge_pages():
+            index.init_index(max(capacity, 1), options.m, options.ef_construction, options.seed)
         return cls(index, options, dimension)
 
     @classmethod
     def load(cls, path: str, options: Options, dimension: int, dead: set[int]) -> Graph:
         """Reads a file that :meth:`save` wrote. hnswlib crashes on any other: check it first."""
         index = hnswlib.Index("ip", dimension)
-        index.load_index(path)
+        with huge_pages():
+            index.load_index(path)
         graph = cls(index, options, dimension)
         graph.dead = dead
         graph.labels = {label & ID_MASK: label for label in map(int, index.get_ids_list()) if label not in dead}
@@ -125,8 +128,8 @@ class Graph:
             labels, distances = self.index.knn_query(query, k=k, num_threads=1, filter=inside)
         except RuntimeError:  # "Cannot return the results in a contiguous 2D array": it found fewer
             return []
-        ids = [label & ID_MASK for label in labels[0].tolist()]
-        return best(zip(ids, [1 - each for each in distances[0].tolist()], strict=True), k)
+        pairs = zip(labels.tolist()[0], distances.tolist()[0], strict=True)
+        return best([(label & ID_MASK, 1 - distance) for label, distance in pairs], k)
 
     def _exact(self, query: Vectors, k: int, allowed: list[int] | None) -> list[Hit]:
         if allowed is None and len(self.labels) <= self.options.exact_below:
