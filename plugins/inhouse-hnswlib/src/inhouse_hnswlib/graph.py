@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from inhouse_hnswlib import Options
 from inhouse_hnswlib.pages import huge_pages
-from inhouse_vectors.vectors import Hit, Vectors, best, checked, ranked
+from inhouse_vectors.vectors import Hit, Vectors, best, checked, ranked, similarities
 
 ID_BITS = 48
 ID_MASK = (1 << ID_BITS) - 1
@@ -136,10 +136,10 @@ class Graph:
             if self._all is None:
                 self._all = self.vectors(sorted(self.labels))
             ids, vectors = self._all
-            return ranked(ids, vectors @ query, k)
+            return ranked(ids, similarities(vectors, query), k)
         keys = sorted(self.labels) if allowed is None else allowed
         hits: list[Hit] = []
         for start in range(0, len(keys), 8 * BLOCK):
             ids, vectors = self.vectors(keys[start : start + 8 * BLOCK])
-            hits += ranked(ids, vectors @ query, k)
+            hits += ranked(ids, similarities(vectors, query), k)
         return best(hits, k)

@@ -96,7 +96,7 @@ class SqliteKnowledge:
         among = self._reader.allowed(where) if where else None
         near = dict(self._store.search(vector, depth, among=among))
         ids, vectors = self._reader.vectors([key for key in words if key not in near])
-        cosines = np.round(vectors @ vector, DIGITS)
+        cosines = np.round(np.vecdot(vectors, vector), DIGITS)  # no BLAS: its threads wait busily afterwards
         return Legs(words, near | dict(zip(ids.tolist(), cosines.tolist(), strict=True)))
 
     def count(self) -> int:

@@ -17,8 +17,9 @@ from torch.nn import functional
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-FEWEST_ROWS = 16
-"""Rows of one product at least: below 8, torch multiplies float32 in another order."""
+FEW_ROWS, MANY_ROWS = 16, 64
+"""Rows of a product are a multiple of it, of the second from 512 on: oneDNN keeps code and memory for every shape that
+it has seen, and below 8 rows torch multiplies float32 in another order."""
 
 
 def compute_dtype(wanted: Dtype) -> torch.dtype:
@@ -154,7 +155,7 @@ class PackedBert:
         return torch.cat([self._pooled(x[run.rows].view(run.count, run.length, -1)) for run in runs])
 
     def _embedded(self, texts: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tensor:
-        """Words, places and types of all tokens (rows, dimension), with rows of zeros where there are too few."""
+        """Words, places and types of all tokens (rows, dimension), and rows of zeros behind them."""
         ids = torch.tensor([token for text in texts for token in text])
         places = torch.cat([torch.arange(len(text)) for text in texts])
         found = functional.embedding(ids, self._words) + functional.embedding(places, self._places)
@@ -162,7 +163,7 @@ class PackedBert:
             found += self._types[0]
         else:
             found += functional.embedding(torch.tensor([each for text in types for each in text]), self._types)
-        return functional.pad(found, (0, 0, 0, max(0, FEWEST_ROWS - len(found))))
+        return functional.pad(found, (0, 0, 0, -len(found) % (FEW_ROWS if len(found) < 512 else MANY_ROWS)))
 
     def _pooled(self, states: Tensor) -> Tensor:
         """(texts, length, dimension) to float32 (texts, dimension)."""

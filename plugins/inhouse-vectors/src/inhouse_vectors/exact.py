@@ -11,7 +11,7 @@ import numpy as np
 from attrs import frozen
 
 from inhouse.protocols import Matrix
-from inhouse_vectors.vectors import Hit, Ids, Vectors, checked, one, ranked, unit
+from inhouse_vectors.vectors import Hit, Ids, Vectors, checked, one, ranked, similarities, unit
 
 
 @frozen
@@ -69,7 +69,7 @@ class ExactStore:
         """Up to k (id, cosine similarity in steps of 1e-6), best first, equal ones by id."""
         held = self._opened()
         query = one(vector, self._dimension)
-        ids, scores = held.ids, held.vectors @ query
+        ids, scores = held.ids, similarities(held.vectors, query)
         if among is not None:
             chosen = np.isin(ids, np.asarray(among, np.int64))
             ids, scores = ids[chosen], scores[chosen]

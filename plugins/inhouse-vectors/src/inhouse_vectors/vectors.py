@@ -78,6 +78,16 @@ def one(vector: Matrix, dimension: int) -> Vectors:
     return row
 
 
+def similarities(vectors: Vectors, query: Vectors) -> Vectors:
+    """float32 (n,): the product of each row of ``vectors`` with ``query``.
+
+    Row by row, in this thread: the threads of a BLAS wait busily after a product and take the cores from the
+    embedder's, which costs a search up to 100 ms on two cores.
+    """
+    found: Vectors = np.vecdot(vectors, query)
+    return found
+
+
 def ranked(ids: Ids, scores: Vectors, k: int) -> list[Hit]:
     """The best k of (id, similarity), best first, equal ones by id; ``ids`` int64 (n,), ``scores`` float32 (n,)."""
     if k < 1:
