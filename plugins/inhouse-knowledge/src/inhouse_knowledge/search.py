@@ -96,8 +96,8 @@ class SqliteKnowledge:
         among = self._reader.allowed(where) if where else None
         near = dict(self._store.search(vector, depth, among=among))
         ids, vectors = self._reader.vectors([key for key in words if key not in near])
-        cosines = np.round(np.vecdot(vectors, vector), DIGITS)  # no BLAS: its threads wait busily afterwards
-        return Legs(words, near | dict(zip(ids.tolist(), cosines.tolist(), strict=True)))
+        cosines: Vectors = np.vecdot(vectors, vector)  # no BLAS: its threads wait busily afterwards
+        return Legs(words, near | dict(zip(ids.tolist(), np.round(cosines, DIGITS).tolist(), strict=True)))
 
     def count(self) -> int:
         """How many passages there are."""
