@@ -30,7 +30,7 @@ def huge_pages() -> Iterator[None]:
     before = _anonymous()
     yield
     for taken in _anonymous():
-        for start, end in _without(taken, before):
+        for start, end in _without(taken, before) if taken[1] - taken[0] >= SIZE else ():
             first, last = -(-start // SIZE) * SIZE, end // SIZE * SIZE
             if first < last:
                 for advice in (MADV_HUGEPAGE, MADV_COLLAPSE):
