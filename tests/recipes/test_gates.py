@@ -133,7 +133,8 @@ def test_a_machine_with_too_little_disk(run: Runs) -> None:
 
 
 def test_another_kind_of_quantised_model_is_judged_too(run: Runs) -> None:
-    states = run("quantize.use=bitsandbytes", 'gates.gates.accept=["survival"]')
+    # torch built for CUDA, as PyPI has it, takes 1 GiB of its own
+    states = run("quantize.use=bitsandbytes", "target.memory=2GiB", 'gates.gates.accept=["survival"]')
     assert states["parity"] == "skipped"
     assert states["fit"] == "passed"
     assert states["survival"] in ("passed", "failed")

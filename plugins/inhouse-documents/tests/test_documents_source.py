@@ -70,7 +70,8 @@ def test_a_folder_becomes_a_corpus(tmp_path: Path) -> None:
     assert step.told[-1] == (7, 7)
     assert step.facts == {"files": 7, "documents": 9, "findings": {}, "skipped": []}
     assert step.notices[-1].startswith("9 documents from 7 files, ")
-    assert [path.name for path in step.outputs["text/corpus"].iterdir()] == ["corpus.jsonl"]
+    written = sorted(path.name for path in step.outputs["text/corpus"].iterdir())
+    assert written == ["corpus.jsonl", "parsed.jsonl"]
 
 
 def test_the_recipes_metadata_goes_before_a_documents(tmp_path: Path) -> None:
