@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import torch
 
 from inhouse import Kernel, Recipe
 from inhouse.bus import Bus
@@ -133,8 +134,9 @@ def test_a_machine_with_too_little_disk(run: Runs) -> None:
 
 
 def test_another_kind_of_quantised_model_is_judged_too(run: Runs) -> None:
-    # torch built for CUDA, as PyPI has it, takes 1 GiB of its own
-    states = run("quantize.use=bitsandbytes", "target.memory=2GiB", 'gates.gates.accept=["survival"]')
+    # of torch built for CUDA, as PyPI has it, a process with nothing in it takes nearly 1 GiB
+    memory = "1GiB" if torch.version.cuda is None else "2GiB"
+    states = run("quantize.use=bitsandbytes", f"target.memory={memory}", 'gates.gates.accept=["survival"]')
     assert states["parity"] == "skipped"
     assert states["fit"] == "passed"
     assert states["survival"] in ("passed", "failed")

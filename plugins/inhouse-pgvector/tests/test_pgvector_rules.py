@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pgvector_helpers import DIMENSION, NOWHERE, cloud, clusters, nearest, opened, recall
+from psycopg import sql
 
 from inhouse.errors import DataError
-from inhouse_pgvector import Options, inhouse_vector_stores
+from inhouse_pgvector import Options, inhouse_vector_stores, search
 from inhouse_pgvector.search import depth
 from inhouse_pgvector.store import PgvectorStore
 from inhouse_testing import conformance, stores
@@ -293,14 +294,23 @@ def test_recall_where_the_filter_allows_only_what_is_far(large: Any) -> None:
     store, vectors = large
     query = clusters(1, 32, seed=2)[0]
     far = np.sort(np.array(nearest(vectors, -query, 60)))
-    found = [key for key, _ in store.search(query, 10, among=far)]
-    assert len(found) == 10
-    assert set(found) <= set(far.tolist())
+    assert [key for key, _ in store.search(query, 10, among=far)] == nearest(vectors, query, 10, far)
 
 
-def test_the_graph_is_used(large: Any) -> None:
+def test_the_graph_is_used(large: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the tests of its recall would say nothing."""
-    store, _ = large
-    query = "EXPLAIN SELECT id FROM large.vectors_1 WHERE id + 0 = ANY (ARRAY[1, 2, 3]) ORDER BY vector <#> %s::vector LIMIT 5"
-    plan = store._current.run(lambda c: c.execute(query, [[1.0] * 32]).fetchall())
-    assert any("vectors_1_hnsw" in line for (line,) in plan), plan
+    store, vectors = large
+    plan: list[Any] = []
+    by_graph = search._by_graph
+
+    def explained(connection: Any, table: Any, query: Any, count: int) -> Any:
+        explain = sql.SQL("EXPLAIN " + search._GRAPH).format(table=table)
+        plan.extend(connection.execute(explain, [list(map(float, query))] * 2 + [count]).fetchall())
+        return by_graph(connection, table, query, count)
+
+    monkeypatch.setattr(search, "_by_graph", explained)
+    monkeypatch.delattr(search, "_one_by_one")
+    for among in (None, np.arange(1, 5_001, 3)):
+        plan.clear()
+        assert len(store.search(vectors[0], 5, among=among)) == 5
+        assert any("vectors_1_hnsw" in line for (line,) in plan), plan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,32 @@ def test_ranked_is_a_stable_sort(scores: list[float], k: int) -> None:
     found = ranked(ids, np.array(scores, np.float32), k)
     assert found == expected
     assert not any(str(score) == "-0.0" for _, score in found)
+
+
+BUSY = """
+import os
+from pathlib import Path
+import numpy as np
+from inhouse_vectors.exact import ExactStore
+
+store = ExactStore()
+store.open(Path(), dimension=384, generation=1)
+vectors = np.random.default_rng(0).normal(size=(10_000, 384)).astype(np.float32)
+store.rebuild(range(1, 10_001), vectors, generation=1)
+tasks = [each for each in Path("/proc/self/task").iterdir() if each.name != str(os.getpid())]
+used = lambda: sum(sum(map(int, (each / "stat").read_text().rpartition(")")[2].split()[11:13])) for each in tasks)
+before = used()
+for query in vectors[:300]:
+    store.search(query, 5)
+print(used() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux what threads did")
+def test_a_search_keeps_to_its_own_thread() -> None:
+    """BLAS's threads, which wait busily, would be in the way of the embedder's."""
+    done = subprocess.run([sys.executable, "-c", BUSY], check=True, capture_output=True, text=True)
+    assert int(done.stdout) <= 1, "hundredths of a second in which others than the searching thread worked"
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e-7, 1.0, 1e7, 1e20, 3e38])

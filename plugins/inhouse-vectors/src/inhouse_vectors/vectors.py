@@ -17,8 +17,7 @@ Hit = tuple[int, float]
 """An id, and its cosine similarity in steps of 1e-6."""
 
 LARGEST_ID = (1 << 48) - 1
-DIGITS = 6  # float32 sums differ from here on: equal vectors must count as equal
-STEPS = 10**DIGITS
+STEPS = 10**6  # of a similarity, from 0 to 1: float32 sums differ by less, and equal vectors must count as equal
 UNIT = 2e-7  # how far a squared length may be from 1 to be that of a unit vector in float32
 
 
