@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from inhouse import Kernel, Recipe
 from inhouse.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -51,3 +52,17 @@ def test_python_in_the_plugin_page_runs() -> None:
         exec(compile(block, "docs/plugins.md", "exec"), names)  # noqa: S102  our own page
         hooks = [value for key, value in names.items() if key.startswith("inhouse_")]
         assert hooks or "AcmeQuantizer" in names
+
+
+@pytest.mark.parametrize("page", ["docs/knowledge.md", "plugins/inhouse-documents/README.md"])
+def test_the_recipe_of_a_page_about_documents_can_be_planned(page: str, tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)[:1]
+    (tmp_path / "handbook").mkdir()
+    (tmp_path / "handbook" / "boots.md").write_text("# Boots\n\nA warranty of 18 months.\n")
+    recipe = tmp_path / "recipe.toml"
+    lines = [line for line in block.splitlines() if not line.startswith("cross_encoder")]  # a folder of one's own
+    if "[knowledge]" not in lines:
+        lines += ["[knowledge]", 'use = "sqlite"']
+    recipe.write_text("\n".join(lines))
+    plan = Kernel(tmp_path / "home").plan(Recipe.load(recipe, environment={}))
+    assert [step.name for step in plan.steps] == ["handbook", "knowledge"]
