@@ -274,7 +274,7 @@ def test_options() -> None:
 
 def test_spec_and_describe(tmp_path: Path) -> None:
     (spec,) = inhouse_sources()
-    assert (spec.produces, spec.version) == (("text/corpus",), 1)
+    assert (spec.produces, spec.version) == (("text/corpus",), 2)
     folder = write(tmp_path / "docs", {"a.md": "12345", "b.png": "123", ".c.md": "12"})
     assert DocumentsSource(Options(folder)).describe() == {"bytes": 5}
     assert DocumentsSource(Options(tmp_path / "none")).describe() == {"bytes": 0}

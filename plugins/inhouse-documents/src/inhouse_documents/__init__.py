@@ -82,5 +82,5 @@ def inhouse_sources() -> Iterator[SourceSpec]:
         factory="inhouse_documents.source:DocumentsSource",
         options=Options,
         produces=("text/corpus",),
-        version=1,
+        version=2,
     )
