@@ -26,7 +26,7 @@ class Options:
     batch_size: int = field(
         default=32,
         validator=[validators.ge(1), validators.le(4096)],
-        metadata={"help": "texts in one pass", "counts": False},
+        metadata={"help": "texts that are worked on at a time", "counts": False},
     )
     dtype: Literal["auto", "float32", "bfloat16"] = field(
         default="auto",
@@ -35,7 +35,7 @@ class Options:
     threads: int = field(
         default=0,
         validator=validators.ge(0),
-        metadata={"help": "threads of one pass; 0 leaves it to torch", "counts": False},
+        metadata={"help": "threads; 0 leaves it to torch", "counts": False},
     )
 
 

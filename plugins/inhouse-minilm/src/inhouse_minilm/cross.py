@@ -14,6 +14,7 @@ from inhouse.errors import DataError
 from inhouse_minilm.folder import read
 from inhouse_minilm.loading import clean, load_model, load_tokenizer
 from inhouse_minilm.packed import PackedBert, fits
+from inhouse_minilm.passes import in_batches
 
 Scores = npt.NDArray[np.float32]
 
@@ -25,29 +26,30 @@ class CrossEncoder:
     for weights that are missing or give NaN.
     """
 
-    def __init__(self, path: Path, dtype: torch.dtype, batch_size: int) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype, batch_size: int, threads: int) -> None:
         model = load_model(path, "AutoModelForSequenceClassification")
         if not fits(model.config):
             raise DataError(f"a BERT with {model.config.hidden_act} is not read", where=str(path))
-        self._path, self._batch_size = path, batch_size
+        self._path, self._batch_size, self._threads = path, batch_size, threads
         self._tokenizer = load_tokenizer(path)
         self._tokenizer.enable_truncation(read(path).max_tokens, strategy="longest_first")
         self._states = PackedBert(model.bert, pooling="cls", dtype=dtype)
         self._pooler, self._head = model.bert.pooler, model.classifier
 
-    @torch.inference_mode()
     def scores(self, query: str, texts: Sequence[str]) -> Scores:
         """float32 (len(texts),): the higher the better; their scale is the model's own."""
         pairs = self._tokenizer.encode_batch([(clean(query), clean(text)) for text in texts])
         result = np.zeros(len(texts), np.float32)
-        order = sorted(range(len(pairs)), key=lambda at: (-len(pairs[at].ids), at))
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
+
+        def score(batch: list[int]) -> None:
             result[batch] = self._scored([pairs[at] for at in batch])
+
+        in_batches(score, [len(each.ids) for each in pairs], size=self._batch_size, threads=self._threads)
         if not np.isfinite(result).all():
             raise DataError("the cross-encoder gives NaN or infinity", where=str(self._path))
         return result
 
+    @torch.inference_mode()
     def _scored(self, pairs: Sequence[Any]) -> Scores:
         states = self._states([each.ids for each in pairs], [each.type_ids for each in pairs])
         # one text at a time: torch multiplies few rows of float32 in another order than many

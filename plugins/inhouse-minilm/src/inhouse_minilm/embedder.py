@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from threading import Lock
@@ -83,14 +82,17 @@ class MiniLM:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """float32 (len(texts), dimension) of unit length, in the order of ``texts``."""
+        from inhouse_minilm.passes import in_batches
+
         result = np.zeros((len(texts), self.dimension), np.float32)
         rows = self._tokenise(texts)
-        order = sorted(range(len(rows)), key=lambda at: (-len(rows[at]), at))
-        size = self.options.batch_size
-        with self._lock, _threads(self.options.threads):
-            for start in range(0, len(order), size):
-                batch = order[start : start + size]
-                result[batch] = self._encoder([rows[at] for at in batch]).numpy()
+        with self._lock:
+            encoder = self._encoder
+
+            def encode(batch: list[int]) -> None:
+                result[batch] = encoder([rows[at] for at in batch]).numpy()
+
+            in_batches(encode, [*map(len, rows)], size=self.options.batch_size, threads=self.options.threads)
         if not np.isfinite(result).all():
             raise DataError(
                 "the encoder gives NaN or infinity",
@@ -107,7 +109,7 @@ class MiniLM:
         return self._rerank if self.options.cross_encoder else None
 
     def _rerank(self, query: str, texts: Sequence[str]) -> Scores:
-        with self._lock, _threads(self.options.threads):
+        with self._lock:
             return self._cross.scores(query, texts)
 
     @cached_property
@@ -119,7 +121,7 @@ class MiniLM:
         assert path is not None
         if problem := not_cross(path):
             raise DataError(problem, where=str(path), hint="such as ms-marco-MiniLM-L6-v2")
-        return CrossEncoder(path, compute_dtype(self.options.dtype), self.options.batch_size)
+        return CrossEncoder(path, compute_dtype(self.options.dtype), self.options.batch_size, self.options.threads)
 
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with special tokens; what is too long loses its end, but not the closing special token."""
@@ -142,18 +144,3 @@ class MiniLM:
         if not fits(model.config):
             return PaddedEncoder(model, pooling=pooling)
         return PackedBert(model, pooling=pooling, dtype=compute_dtype(self.options.dtype))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Sets torch's threads for one pass and puts them back."""
-    import torch
-
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if count:
-            torch.set_num_threads(before)
