@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -180,6 +181,29 @@ def test_a_cross_encoder_reads_query_and_passage_together(tiny: Path, cross: Pat
     narrow = MiniLM(Options(model=tiny, cross_encoder=cross, dtype="bfloat16")).rerank
     assert narrow is not None
     np.testing.assert_allclose(narrow("order may be returned", texts), scores, atol=0.05)
+
+
+def test_many_texts_are_worked_on_side_by_side(tiny: Path, cross: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the encoder and by the cross-encoder, on one of torch's threads each; one text has them all."""
+    seen: set[tuple[bool, int]] = set()
+    encode = packed.PackedBert.__call__
+
+    def noted(self: packed.PackedBert, *given: Any) -> torch.Tensor:
+        seen.add((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+        return encode(self, *given)
+
+    monkeypatch.setattr(packed.PackedBert, "__call__", noted)
+    embedder = MiniLM(Options(model=tiny, cross_encoder=cross, threads=2))
+    rerank = embedder.rerank
+    assert rerank is not None
+    for count, found in ((40, (False, 1)), (1, (True, 2))):
+        texts = ["order"] * count
+        embedder.embed(texts)
+        assert seen == {found}
+        seen.clear()
+        rerank("order", texts)
+        assert seen == {found}
+        seen.clear()
 
 
 def test_what_is_no_cross_encoder(tiny: Path, cross: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -78,6 +79,7 @@ def test_an_error_comes_out_and_ends_it(texts: int) -> None:
 
     def fail(batch: list[int]) -> None:
         tried.extend(batch)
+        time.sleep(0.05)  # time for the first error to come out before all have been tried
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
